@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxplain import checks, estimates, trees
 from jaxplain.evaluate import Reduction, evaluate
@@ -28,7 +29,11 @@ class AverageGradient(NamedTuple):
 
 
 def average_gradient(
-    f: Callable[..., Any], *, samples: int = 64, scale: float | jax.Array = 0.1, chunk_size: int = 16
+    f: Callable[..., Any],
+    *,
+    samples: int = 64,
+    scale: float | jax.Array = 0.1,
+    chunk_size: int = 16,
 ) -> Callable[..., AverageGradient]:
     """The mean gradient of `f` over Gaussian noise around the input, with its standard error.
 
@@ -73,9 +78,13 @@ def average_gradient(
         # Design: a point is made from its index, inside the loop.
         def point(index: jax.Array) -> Any:
             keys = jax.random.split(jax.random.fold_in(key, index), len(leaves))
-            noisy = [
-                leaf + jax.numpy.asarray(scale, leaf.dtype) * jax.random.normal(k, leaf.shape, leaf.dtype)
+            noise = [
+                jax.random.normal(k, leaf.shape, leaf.dtype)
                 for k, leaf in zip(keys, leaves, strict=True)
+            ]
+            noisy = [
+                leaf + jnp.asarray(scale, leaf.dtype) * z
+                for leaf, z in zip(leaves, noise, strict=True)
             ]
             return jax.grad(scalar)(jax.tree.unflatten(structure, noisy), *args)
 

@@ -1,6 +1,6 @@
 """`average_gradient` against its floor: the same number of pure gradients in one jitted loop.
 
-    python -m bench.average_gradient        (a copy of this file under that name)
+python -m bench.average_gradient        (a copy of this file under that name)
 """
 
 import json
@@ -25,7 +25,7 @@ def main(*, samples: int = 256, width: int = 512, rounds: int = 9) -> dict:
         return jnp.sum(jnp.tanh(weights @ x))
 
     def floor(x, weights):
-        def body(total, index):  # the points differ, else the compiler would take them out of the loop
+        def body(total, index):  # differing points: else one would be hoisted
             return total + jax.grad(f)(x * (1 + index / samples), weights), None
 
         return jax.lax.scan(body, jnp.zeros_like(x), jnp.arange(samples, dtype=x.dtype))[0]

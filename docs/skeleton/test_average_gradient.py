@@ -23,7 +23,9 @@ def test_closed_form_of_a_cubic():
 
 def test_a_linear_function_is_exact_for_any_noise():
     weights = jnp.array([2.0, -1.0, 0.5])
-    result = average_gradient(lambda x, w: x @ w, samples=7, scale=10.0)(KEYS[0], jnp.ones(3), weights)
+    result = average_gradient(lambda x, w: x @ w, samples=7, scale=10.0)(
+        KEYS[0], jnp.ones(3), weights
+    )
     np.testing.assert_array_equal(result.values, weights)
     np.testing.assert_array_equal(result.standard_error, jnp.zeros(3))
     assert result.output == 1.5
