@@ -1,0 +1,181 @@
+"""Checks of arguments, at trace time, with messages that say what came and what to do.
+
+Each public function calls these first. They look at shapes, dtypes and trees only, so that they work
+on tracers and cost microseconds.
+"""
+
+import functools
+import numbers
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["arrays", "baseline", "explained", "function", "integer", "rule", "scalar", "tolerance"]
+
+
+def function(value: Any, name: str) -> None:
+    """Raises TypeError unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, but is {_describe(value)}.")
+
+
+def integer(value: Any, name: str, minimum: int = 1) -> int:
+    """A static Python integer of at least `minimum`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a Python integer, since it fixes the shape of the loop, but is "
+            f"{_describe(value)}."
+        ) from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, but is a bool ({value}).")
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, but is {number}.")
+    return number
+
+
+def tolerance(value: Any) -> None:
+    """A positive number, or a traced one."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not _is_array(value) or np.ndim(value) != 0:
+        raise TypeError(f"tolerance must be one number, but is {_describe(value)}.")
+    if not float(value) > 0:
+        raise ValueError(f"tolerance must be positive, but is {value}. It is relative: try 0.02.")
+
+
+def arrays(tree: Any, what: str) -> None:
+    """Raises TypeError unless every leaf is an array or a number."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not _is_array(leaf):
+            place = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"{what} must be an array or a tree of arrays, but the leaf at {place} is "
+                f"{_describe(leaf)}. Arguments are traced by JAX; give anything else to f "
+                "beforehand, e.g. `functools.partial(f, mode='eval')`."
+            )
+
+
+def explained(x: Any) -> Any:
+    """What is explained, as a tree of float arrays; the leaves may be scalars."""
+    arrays(x, "x")
+    if not jax.tree.leaves(x):
+        raise ValueError("x must hold at least one array, but is an empty tree.")
+    x = jax.tree.map(jnp.asarray, x)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(x)[0]:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            place = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"x must be float, since a gradient with respect to it is taken, but x{place} has "
+                f"dtype {leaf.dtype}. If it holds pixels, convert it: `x.astype(jnp.float32)`. If "
+                "it holds token ids, explain the embeddings in place of the ids, with the function "
+                'of the value at that place: `jaxplain.sites.at(f, "embedding")`.'
+            )
+    return x
+
+
+def baseline(value: Any, x: Any) -> Any:
+    """The baseline, checked against `x`: the same tree, shapes and dtypes."""
+    arrays(value, "baseline")
+    structure, expected = jax.tree.structure(value), jax.tree.structure(x)
+    if structure != expected:
+        raise ValueError(
+            f"baseline must be the same tree as x, but is {structure} where x is {expected}. "
+            "It is the second argument and is never zero by itself: "
+            "`jaxplain.baselines.zeros(x)` makes one."
+        )
+
+    def check(path: Any, leaf: Any, other: jax.Array) -> jax.Array:
+        place = jax.tree_util.keystr(path)
+        weak = isinstance(leaf, numbers.Number) or getattr(leaf, "weak_type", False)
+        if np.shape(leaf) != other.shape:
+            raise ValueError(
+                f"baseline{place} must have the shape of x{place}, {other.shape}, but has "
+                f"{np.shape(leaf)}. For a constant: `jnp.full_like(x, value)`; a batch of "
+                "examples goes through `jax.vmap(explain, in_axes=(0, None, ...))`."
+            )
+        leaf = jnp.asarray(leaf, other.dtype) if weak else jnp.asarray(leaf)
+        if leaf.dtype != other.dtype:
+            raise TypeError(
+                f"baseline{place} must have the dtype of x{place}, {other.dtype}, but has "
+                f"{leaf.dtype}. Convert one: `baseline.astype(x.dtype)`."
+            )
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(check, value, x)
+
+
+def scalar(f: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """`f`, checked when it is traced: it must return one float."""
+
+    @functools.wraps(f, updated=())
+    def checked(*args: Any) -> jax.Array:
+        output = f(*args)
+        leaves = jax.tree.leaves(output)
+        if len(leaves) != 1 or not _is_array(output):
+            raise TypeError(
+                "f must return one scalar array, but returned "
+                f"{_describe(output)}. Return only what is to be explained."
+            )
+        output = jnp.asarray(output)
+        if output.shape != ():
+            raise ValueError(
+                f"f must return a scalar, but returned shape {output.shape}. Select what to "
+                "explain, e.g. `lambda x: f(x)[label]`, or build f with "
+                "`jaxplain.targets.logit(apply)`."
+            )
+        if not jnp.issubdtype(output.dtype, jnp.floating):
+            raise TypeError(
+                f"f must return a float, but returned dtype {output.dtype}: a class number cannot "
+                "be differentiated. Return the score of a class, e.g. `logits[label]`."
+            )
+        return output
+
+    return checked
+
+
+def rule(value: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes and weights of a quadrature rule, in float64."""
+    if not callable(value):
+        raise TypeError(
+            "rule must be a function `steps -> (nodes, weights)`, such as "
+            f"`jaxplain.paths.gauss_legendre`, but is {_describe(value)}."
+        )
+    result = value(steps)
+    if not isinstance(result, Sequence) or len(result) != 2:
+        raise TypeError(
+            "rule must return (nodes, weights), two arrays of one length, but returned "
+            f"{_describe(result)}."
+        )
+    nodes, weights = (np.asarray(array, np.float64) for array in result)
+    if nodes.ndim != 1 or nodes.shape != weights.shape or nodes.size == 0:
+        raise ValueError(
+            "rule must return nodes and weights of one length, at least one, but returned shapes "
+            f"{nodes.shape} and {weights.shape}."
+        )
+    if not (np.isfinite(nodes).all() and np.isfinite(weights).all()):
+        raise ValueError("rule returned nodes or weights that are not finite.")
+    if nodes.min() < 0 or nodes.max() > 1:
+        raise ValueError(
+            f"rule must return nodes within [0, 1], from baseline to x, but they span "
+            f"[{nodes.min()}, {nodes.max()}]."
+        )
+    return nodes, weights
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, numbers.Number)) and not (
+        isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "OSUMm"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return f"a {type(value).__name__}" + (f" ({text})" if len(text) <= 60 else "")

@@ -1,0 +1,151 @@
+"""Integration to a tolerance, by nested Clenshaw-Curtis rules.
+
+    I_r = sum_k w_k^(r) g(t_k),   n_r = 16 * 2^r intervals,   r = 0, 1, 2, ...
+    error = ||d * (I_r - I_{r-1})|| / ||d * I_r||,   stop at error <= tolerance or the last level
+
+The nodes of level r are among those of level r + 1, so no gradient is computed twice. One
+accumulator for each level, filled from the start: gradients need not be kept. The stopping rule
+looks at the attribution *vector*. The completeness gap would mislead: the residuals of single
+stretches of the path cancel in the sum, and a gap of 1e-3 was measured with a vector 5 % off.
+
+Level r counts as converged by the distance to the level *before* it, so the estimate is that of the
+coarser rule and the true error of the result is smaller: on no network measured was it optimistic.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import trees
+from jaxplain.paths.quadrature import clenshaw_curtis
+from jaxplain.rewrite import _fast
+
+# Intervals of the coarsest rule. Coarser rules can agree by chance.
+FIRST = 16
+
+
+class Schedule(NamedTuple):
+    """The nodes of all levels in the order of evaluation, and each level's weights, on the host.
+
+    The end points are apart, since the function is evaluated there anyway. The interior nodes of
+    level 0 are one short of a power of two: a copy of the middle with weight zero fills the place,
+    so that every level ends on a multiple of any power of two up to `FIRST`.
+
+    Attributes:
+      nodes: shape (points,), points = FIRST * 2 ** (levels - 1).
+      weights: shape (levels, points).
+      end_weights: shape (levels,), for either end point.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    end_weights: np.ndarray
+
+
+def schedule(max_steps: int) -> Schedule:
+    """The schedule of all levels that take at most `max_steps` = 2^k + 1 >= 33 nodes."""
+    levels = int(max_steps - 1).bit_length() - FIRST.bit_length() + 1
+    finest = FIRST * 2 ** (levels - 1)
+    if levels < 2 or finest != max_steps - 1:
+        near = [2**k + 1 for k in range(5, 32)]
+        below = max([n for n in near if n <= max_steps], default=near[0])
+        raise ValueError(
+            f"max_steps must be 2**k + 1 and at least 33 (33, 65, 129, 257, ...), the sizes of the "
+            f"nested rules, but is {max_steps}. Near it: {below} and {2 * below - 1}."
+        )
+    # Nodes by their place on the finest grid: level r has every (finest / n_r)-th of them.
+    places = [*range(0, finest + 1, finest // FIRST)][1:-1] + [finest // 2]
+    for level in range(1, levels):
+        stride = finest // (FIRST * 2**level)
+        places += range(stride, finest, 2 * stride)
+    nodes, _ = clenshaw_curtis(max_steps)
+    weights, end_weights = np.zeros((levels, len(places))), np.zeros(levels)
+    for level in range(levels):
+        stride = finest // (FIRST * 2**level)
+        _, rule = clenshaw_curtis(FIRST * 2**level + 1)
+        end_weights[level] = rule[0]
+        for position, place in enumerate(places):
+            is_filler = position == FIRST - 1
+            if place % stride == 0 and not is_filler:
+                weights[level, position] = rule[place // stride]
+    return Schedule(nodes[places], weights, end_weights)
+
+
+class Integral(NamedTuple):
+    """What `integrate` returns: the integral, its relative error, and the number of gradients."""
+
+    value: Any
+    error: jax.Array
+    evaluations: jax.Array
+
+
+def integrate(
+    gradient: Callable[[jax.Array], Any],
+    at_ends: Any,
+    velocity: Any,
+    plan: Schedule,
+    tolerance: Any,
+    chunk_size: int,
+) -> Integral:
+    """Integrates `gradient` over [0, 1] until `velocity * integral` is within `tolerance`.
+
+    Args:
+      gradient: from t to a tree like x.
+      at_ends: the gradients at t = 0 and t = 1, each leaf with a leading axis of 2.
+      velocity: a tree like x, which weighs the error.
+      plan: from `schedule`.
+      tolerance: relative, in the Euclidean norm of the vector; may be traced.
+      chunk_size: the most points evaluated at once; rounded down to a power of two, at most 16.
+    """
+    size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
+    levels, points = plan.weights.shape
+    nodes, weights = jnp.asarray(plan.nodes), jnp.asarray(plan.weights)
+    call, _ = _fast.staged(gradient, jax.ShapeDtypeStruct((), nodes.dtype))
+
+    def outer(weights: jax.Array, values: jax.Array) -> jax.Array:
+        """(levels, chunk), (chunk, ...) -> (levels, ...), summed over the chunk."""
+        dtype = trees.wide_dtype(values.dtype)
+        return jnp.tensordot(
+            weights.astype(dtype), values.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+
+    def level(done: jax.Array) -> jax.Array:
+        """The level that `done` points complete or are filling."""
+        return jnp.searchsorted(FIRST * 2 ** jnp.arange(levels), done).astype(jnp.int32)
+
+    def error(sums: Any, at: jax.Array) -> jax.Array:
+        this, last = (
+            jax.tree.map(lambda s, v: s[at - back] * v, sums, velocity) for back in (0, 1)
+        )
+        size = trees.norm(this)
+        return trees.norm(trees.subtract(this, last)) / jnp.maximum(
+            size, jnp.finfo(size.dtype).tiny
+        )
+
+    def unfinished(state: tuple[jax.Array, jax.Array, Any]) -> jax.Array:
+        done, reached, _ = state
+        # NaN compares false, so a broken example stops as soon as the first two rules are there.
+        return (done < points) & ((done < 2 * FIRST) | (reached > tolerance))
+
+    def chunk(state: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+        done, reached, sums = state
+        t = jax.lax.dynamic_slice_in_dim(nodes, done, size)
+        w = jax.lax.dynamic_slice_in_dim(weights, done, size, axis=1)
+        values = jax.vmap(call)(t)
+        sums = jax.tree.map(lambda s, v: s + outer(w, v), sums, values)
+        done = done + size
+        at = level(done)
+        completes = (done == FIRST * 2**at) & (at > 0)
+        reached = jnp.where(completes, error(sums, jnp.maximum(at, 1)), reached)
+        return done, reached, sums
+
+    ends = jnp.broadcast_to(jnp.asarray(plan.end_weights)[:, None], (levels, 2))
+    sums = jax.tree.map(lambda g: outer(ends, g), at_ends)
+    unknown = jnp.full_like(trees.total(velocity), jnp.inf)
+    done, reached, sums = jax.lax.while_loop(unfinished, chunk, (jnp.int32(0), unknown, sums))
+    at = level(done)
+    # The two ends are points too; the filler is none.
+    return Integral(jax.tree.map(lambda s: s[at], sums), reached, done + 1)

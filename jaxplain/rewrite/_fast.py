@@ -1,0 +1,196 @@
+"""The pass that keeps a program on XLA's fast paths: the same numbers, a better program.
+
+Two rules, both exact, to be applied *after* differentiation, which is what makes the slow forms:
+
+1. Every convolution is brought to the canonical form
+
+       lhs (N, *spatial, C)   kernel (*spatial, I, O)   output (N, *spatial, C)
+
+   by transpositions alone, with an `optimization_barrier` on the kernel so that XLA does not fold
+   them back. On CPU, inside a loop body, any other form (each backward convolution is one, and all
+   of NCHW) runs 3 to 20 times slower. The canonical form stands in the CPU branch of a
+   `platform_dependent`; on any other platform the program is what it was.
+
+2. The gradient of max-pooling with windows that do not overlap, `select_and_scatter_add`, becomes
+   comparisons over the windows: XLA's own scan of each window ("keep the first that is greater or
+   equal"), written out. The values are equal bit for bit, NaN included.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxplain import checks
+from jaxplain.rewrite import _interpreter
+
+# Beyond this many elements the written-out comparison of a window costs more than it saves.
+_LARGEST_WINDOW = 64
+
+
+def fast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, as a program that stays on XLA's fast paths inside loops.
+
+    Rewrites the program of `function` so that its convolutions and the gradients of its max-pools
+    keep their fast form on CPU, wherever they stand (`jit`, `scan`, `while`, `cond`, `checkpoint`,
+    custom derivatives, `shard_map`). The values are equal up to the order of summation inside a
+    convolution; the lowering for other platforms is unchanged but for the pools. jaxplain's own
+    kernels apply it; a loop of one's own needs it too, as does training through an attribution.
+
+    Put it *outermost*, around what has been differentiated: `fast(jax.grad(loss))` is fast,
+    `jax.grad(fast(loss))` still contains slow backward convolutions, since differentiation comes
+    after the pass. Forward and reverse mode and `vmap` go through it.
+
+    Args:
+      function: takes and returns trees of arrays; differentiated or not.
+
+    Returns:
+      A jitted function with the same signature. Code under the user's own
+      `jax.lax.platform_dependent` is left as it is.
+
+    Raises:
+      TypeError: `function` is not callable, or is called with an argument that is not an array.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> loss = lambda w, x: jnp.sum(jax.lax.conv(x, w, (1, 1), "SAME") ** 2)
+      >>> w, x = jnp.ones((4, 3, 3, 3)), jnp.ones((1, 3, 8, 8))
+      >>> gradient = fast(jax.grad(loss))(w, x)
+      >>> bool(jnp.allclose(gradient, jax.grad(loss)(w, x)))
+      True
+
+    References:
+      The slow forms and what mends them were measured for this library: docs/architecture.md,
+      "The pass after differentiation".
+    """
+    checks.function(function, "function")
+
+    def flat_call(structure: Any, leaves: list[Any]) -> Any:
+        args, keywords = jax.tree.unflatten(structure, leaves)
+        return function(*args, **keywords)
+
+    @jax.jit
+    def program(*args: Any, **keywords: Any) -> Any:
+        leaves, structure = jax.tree.flatten((args, keywords))
+        call, _ = staged(lambda *leaves: flat_call(structure, leaves), *leaves)
+        return call(*leaves)
+
+    @functools.wraps(function)
+    def rewritten(*args: Any, **keywords: Any) -> Any:
+        checks.arrays((args, keywords), "an argument of a function under rewrite.fast")
+        return program(*args, **keywords)
+
+    return rewritten
+
+
+def staged(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:
+    """Traces `function` once; returns its fast form, to be called inside a trace, and its shapes.
+
+    The fast form can be called (and mapped) many times at no further trace of `function`, at
+    arguments of these shapes; what the function closes over may be tracers.
+    """
+    program, shapes = _interpreter.stage(function, *arguments)
+    structure = jax.tree.structure(shapes)
+
+    def call(*arguments: Any) -> Any:
+        outputs = _interpreter.interpret(program, _RULES, *jax.tree.leaves(arguments))
+        return jax.tree.unflatten(structure, outputs)
+
+    return call, shapes
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The fast form of a function of positional arrays, without a `jit` of its own."""
+    return lambda *arguments: staged(function, *arguments)[0](*arguments)
+
+
+def _convolution(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array | None:
+    if params["out_sharding"] is not None:
+        return None  # the sharding names dimensions of the form it was written for
+    return lax.platform_dependent(
+        lhs,
+        rhs,
+        cpu=functools.partial(_canonical_convolution, **params),
+        default=functools.partial(_plain_convolution, **params),
+    )
+
+
+def _plain_convolution(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+    params = {name: value for name, value in params.items() if name != "out_sharding"}
+    return lax.conv_general_dilated(lhs, rhs, **params)
+
+
+def _canonical_convolution(
+    lhs: jax.Array, rhs: jax.Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
+) -> jax.Array:
+    # A spec lists positions: (batch, feature, *spatial) of lhs and out, (O, I, *spatial) of rhs.
+    (n, c, *spatial), (o, i, *window), out = dimension_numbers
+    rank = len(spatial)
+    channels_last = (0, rank + 1, *range(1, rank + 1))
+    canonical = lax.ConvDimensionNumbers(
+        channels_last, (rank + 1, rank, *range(rank)), channels_last
+    )
+    lhs = jnp.transpose(lhs, (n, *spatial, c))
+    rhs = lax.optimization_barrier(jnp.transpose(rhs, (*window, i, o)))
+    result = _plain_convolution(lhs, rhs, dimension_numbers=canonical, **params)
+    inverse = [0] * (rank + 2)
+    for position, axis in zip(out, channels_last, strict=True):
+        inverse[position] = axis
+    return jnp.transpose(result, inverse)
+
+
+def _pool_gradient(
+    source: jax.Array,
+    operand: jax.Array,
+    *,
+    select_prim: Any,
+    window_dimensions: tuple[int, ...],
+    window_strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+) -> jax.Array | None:
+    window = tuple(window_dimensions)
+    size = functools.reduce(lambda a, b: a * b, window)
+    if window != tuple(window_strides) or any(low or high for low, high in padding):
+        return None
+    if size > _LARGEST_WINDOW or select_prim.name not in ("ge", "le"):
+        return None
+    keeps = jnp.greater_equal if select_prim.name == "ge" else jnp.less_equal
+
+    # (A, B, ...) as (A/a, a, B/b, b, ...): each window is a slice over the odd axes.
+    covered = tuple(n * k for n, k in zip(source.shape, window, strict=True))
+    split = tuple(itertools.chain(*zip(source.shape, window, strict=True)))
+    windows = lax.slice(operand, (0,) * operand.ndim, covered).reshape(split)
+    offsets = list(itertools.product(*(range(k) for k in window)))
+
+    def element(offset: tuple[int, ...]) -> jax.Array:
+        index = tuple(itertools.chain(*((slice(None), position) for position in offset)))
+        return windows[index]
+
+    best, chosen = element(offsets[0]), jnp.zeros(source.shape, jnp.int32)
+    for number, offset in enumerate(offsets[1:], start=1):
+        candidate = element(offset)
+        keep = keeps(best, candidate)
+        best = jnp.where(keep, best, candidate)
+        chosen = jnp.where(keep, chosen, number)
+
+    def spread(array: jax.Array) -> jax.Array:
+        every_other = tuple(itertools.chain(*((n, 1) for n in source.shape)))
+        return jnp.broadcast_to(array.reshape(every_other), split)
+
+    numbers = jnp.arange(size, dtype=jnp.int32).reshape(
+        tuple(itertools.chain(*((1, k) for k in window)))
+    )
+    here = spread(chosen) == jnp.broadcast_to(numbers, split)
+    gradient = jnp.where(here, spread(source), jnp.zeros((), source.dtype)).reshape(covered)
+    rest = [(0, n - m, 0) for n, m in zip(operand.shape, covered, strict=True)]
+    return lax.pad(gradient, jnp.zeros((), gradient.dtype), rest)
+
+
+_RULES: _interpreter.Rules = {
+    "conv_general_dilated": _convolution,
+    "select_and_scatter_add": _pool_gradient,
+}

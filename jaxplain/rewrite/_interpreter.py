@@ -1,0 +1,166 @@
+"""The one interpreter of jaxprs that every pass shares.
+
+A pass is a mapping from a primitive's name to a rule
+
+    rule(*inputs, **params) -> output | list of outputs | None
+
+where None says "not this one: keep the equation as it is". Equations without a rule are evaluated
+whole, with their context (source line, mesh, metadata). Equations that hold programs of their own
+(`jit`, `scan`, `while`, `cond`, `checkpoint`, custom derivatives, `shard_map`) are entered where,
+and only where, something inside them has a rule: their inner program is interpreted into a new one
+of the same types, and the same primitive is bound to it. So every option of the equation (sharding,
+donation, the remat policy, the user's custom derivative) is kept without being named here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+Rules = Mapping[str, Callable[..., Any]]
+
+# Equations whose inner programs may be replaced by equal ones. Others that hold programs (a Pallas
+# kernel, a custom linear solve) are left alone: their inner programs obey rules of their own.
+_ENTERED = frozenset(
+    {
+        "checkpoint",
+        "closed_call",
+        "cond",
+        "core_call",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vmap_call",
+        "jit",
+        "pjit",
+        "remat",
+        "remat2",
+        "scan",
+        "shard_map",
+        "while",
+    }
+)
+
+
+def stage(function: Callable[..., Any], *arguments: Any) -> tuple[jex.ClosedJaxpr, Any]:
+    """The program of `function` at these arguments (arrays or shapes), and its output's shapes."""
+    return jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+
+def interpret(program: jex.ClosedJaxpr, rules: Rules, *inputs: Any) -> list[Any]:
+    """Evaluates a program, with `rules` in place of the primitives they name.
+
+    Args:
+      program: what to evaluate; its constants may be tracers of an enclosing trace.
+      rules: from the name of a primitive to its rule, see the top of this file.
+      *inputs: one array for each input of the program.
+
+    Returns:
+      The list of outputs, flat.
+    """
+    environment: dict[Any, Any] = {}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else environment[atom]
+
+    environment.update(zip(program.jaxpr.constvars, program.consts, strict=True))
+    environment.update(zip(program.jaxpr.invars, inputs, strict=True))
+    for equation in program.jaxpr.eqns:
+        values = [read(atom) for atom in equation.invars]
+        rule = rules.get(equation.primitive.name)
+        outputs = None if rule is None else rule(*values, **equation.params)
+        if outputs is None:
+            outputs = _evaluate_equation(equation, rules, values)
+        elif not isinstance(outputs, list):
+            outputs = [outputs]
+        environment.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in program.jaxpr.outvars]
+
+
+def contains(jaxpr: jex.Jaxpr, rules: Rules) -> bool:
+    """Whether any equation, at any depth that the interpreter enters, has a rule."""
+    return any(
+        equation.primitive.name in rules
+        or (_is_entered(equation) and any(contains(inner, rules) for inner in _inner(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _is_entered(equation: jex.JaxprEqn) -> bool:
+    # A switch over platforms is somebody's choice of code for each of them, ours included:
+    # it is final. This makes the passes idempotent.
+    chosen_by_platform = equation.params.get("branches_platforms") is not None
+    return equation.primitive.name in _ENTERED and not chosen_by_platform
+
+
+def _inner(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, jex.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, jex.Jaxpr):
+                yield item
+
+
+def _evaluate_equation(equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any]) -> list[Any]:
+    if _is_entered(equation) and any(contains(inner, rules) for inner in _inner(equation)):
+        if equation.primitive.name == "shard_map":
+            return _shard_map(equation, rules, values)
+        equation = _replace_inner(equation, rules)
+    # One equation as a program of its own: JAX evaluates it with all that belongs to it.
+    atoms = [atom for atom in equation.invars if not isinstance(atom, jex.Literal)]
+    arrays = [
+        value
+        for atom, value in zip(equation.invars, values, strict=True)
+        if not isinstance(atom, jex.Literal)
+    ]
+    known = dict(zip(atoms, arrays, strict=True))  # an atom used twice is one input
+    alone = jex.Jaxpr((), list(known), list(equation.outvars), [equation], equation.effects)
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))(*known.values())
+
+
+def _replace_inner(equation: jex.JaxprEqn, rules: Rules) -> jex.JaxprEqn:
+    def replace(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(replace(item) for item in value)
+        if isinstance(value, jex.ClosedJaxpr):
+            return _rewrite(value, rules)
+        if isinstance(value, jex.Jaxpr):
+            return _rewrite(jex.ClosedJaxpr(value, ()), rules).jaxpr
+        return value
+
+    params = {
+        # Only tuples of programs are rebuilt; other tuples keep their own type.
+        name: replace(value) if _holds_program(value) else value
+        for name, value in equation.params.items()
+    }
+    return equation.replace(params=params)
+
+
+def _holds_program(value: Any) -> bool:
+    items = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(item, (jex.ClosedJaxpr, jex.Jaxpr)) for item in items)
+
+
+def _rewrite(program: jex.ClosedJaxpr, rules: Rules) -> jex.ClosedJaxpr:
+    """A program of the same types, with the rules applied."""
+    if not contains(program.jaxpr, rules):
+        return program
+    # The abstract values themselves are the arguments: they carry weak types and shardings.
+    abstract = [variable.aval for variable in program.jaxpr.invars]
+    return jax.make_jaxpr(lambda *inputs: interpret(program, rules, *inputs))(*abstract)
+
+
+def _shard_map(equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any]) -> list[Any]:
+    """Entered through the public function, which sets up the manual axes for the inner trace."""
+    params = equation.params
+    inner = jex.ClosedJaxpr(params["jaxpr"], ())
+    mapped = jax.shard_map(
+        lambda *inputs: tuple(interpret(inner, rules, *inputs)),
+        mesh=params["mesh"],
+        in_specs=tuple(params["in_specs"]),
+        out_specs=tuple(params["out_specs"]),
+        axis_names=set(params["newly_manual_axes"]),
+        check_vma=params["check_vma"],
+    )
+    return list(mapped(*values))
