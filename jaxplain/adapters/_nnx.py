@@ -1,0 +1,174 @@
+"""Flax NNX models as pure functions.
+
+An NNX model is an object: graph + arrays. `split` takes the two apart and `merge` puts a fresh
+copy together inside each trace, so that the user's object never meets a tracer:
+
+    apply(params, *inputs) = merge(graph, random state, params)(*inputs)
+
+`params` are plain arrays in nested dicts, with everything that the output depends on: parameters,
+batch statistics, and other variables. The states of random streams stay out of it (they are keys
+and counters, which have no gradient); they are constants of `apply`, a few bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen
+import flax.nnx
+import jax
+
+from ._call import check_call, named_arguments
+
+# The attributes that `model.train()` and `model.eval()` set, with their value in training.
+TRAINING_FLAGS = {"deterministic": False, "use_running_average": False}
+
+
+def nnx(
+    model: flax.nnx.Module, *, arguments: Mapping[str, Any] | None = None
+) -> tuple[Callable[..., Any], Any]:
+    """Turns a Flax NNX model in evaluation mode into a pure function and its parameters.
+
+    Formula:
+        apply(params, *inputs) = model(*inputs, **arguments)
+
+    with the arrays of the model taken from `params`. The model itself is not changed, then or
+    later, and `apply` does not follow it: adapt it again after more training. Whatever the call
+    changes in the model (sown intermediates, caches) is dropped with the copy that was called. A
+    model that draws random numbers in evaluation draws the same ones at each call, from its
+    streams as they were when it was adapted.
+
+    Args:
+        model: an `nnx.Module` in evaluation mode; a model without dropout and batch norm has only
+            one mode. Shared, scanned, vmapped and rematerialised layers are fine.
+        arguments: keyword arguments of the model's call, the same at each call and no arrays to
+            explain, e.g. `{"train": False}`; none by default.
+
+    Returns:
+        `(apply, params)`. `apply(params, *inputs)` is pure and gives what the model gives for
+        these inputs. `params` is a tree of nested dicts of arrays, by attribute names and, in
+        lists, integers; shapes and dtypes as in the model. It is an argument: other values of
+        the same tree need no new compilation.
+
+    Raises:
+        TypeError: `model` is no NNX module, or its call does not take the inputs.
+        ValueError: the model is in training mode (the message names the modules), its call
+            updates batch statistics, or `params` has another tree.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxplain
+        >>> from flax import nnx
+        >>> model = nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))
+        >>> model.eval()
+        >>> apply, params = jaxplain.adapters.nnx(model)
+        >>> jax.tree.map(jnp.shape, params)
+        {'layers': {0: {'bias': (2,), 'kernel': (3, 2)}}}
+        >>> batch = jnp.ones((5, 3))
+        >>> bool(jnp.all(apply(params, batch) == model(batch)))
+        True
+
+    References:
+        The functional interface of Flax NNX, `nnx.split` and `nnx.merge`:
+        https://flax.readthedocs.io/en/latest/nnx_basics.html#the-functional-api
+    """
+    if not isinstance(model, flax.nnx.Module):
+        raise TypeError(_not_a_module(model))
+    named = named_arguments(arguments, frozenset())
+    training = _training_modules(model)
+    if training:
+        raise ValueError(
+            f"the model is in training mode: {', '.join(training)}. Explanations are of the model "
+            "in evaluation mode: call model.eval() first, or give model = nnx.view(model, "
+            "deterministic=True, use_running_average=True) to leave yours in training"
+        )
+
+    model = flax.nnx.clone(model)
+    flax.nnx.pop(model, flax.nnx.Intermediate)  # what an earlier call left is no input
+    graph, random, state = flax.nnx.split(model, flax.nnx.RngState, ...)
+    del model
+
+    # `state` has the arrays inside variables with metadata. Number them, and keep the places: the
+    # dict of numbers says where each array of `params` goes back.
+    arrays, structure = jax.tree.flatten(state)
+    del state
+    numbers = flax.nnx.to_pure_dict(
+        jax.tree.unflatten(structure, range(len(arrays))), extract_fn=_value
+    )
+    places, params_structure = jax.tree.flatten(numbers)
+    params = jax.tree.unflatten(params_structure, [arrays[place] for place in places])
+    count = len(arrays)
+    del arrays
+
+    def apply(params: Any, *inputs: Any) -> Any:
+        leaves = jax.tree.leaves(params)
+        given: Any = jax.tree.structure(params)
+        if given != params_structure:
+            raise ValueError(
+                f"params has the tree {given}, but this model has {params_structure}. Pass the "
+                "params that jaxplain.adapters.nnx returned, or a tree of the same structure (a "
+                "checkpoint restored without a target has strings for the integers of lists: "
+                "flax.nnx.restore_int_paths)"
+            )
+        ordered: list[Any] = [None] * count
+        for place, leaf in zip(places, leaves, strict=True):
+            ordered[place] = leaf
+        copy = flax.nnx.merge(graph, random, jax.tree.unflatten(structure, ordered))
+        check_call(copy, copy.__call__, inputs, named)
+        before = _batch_statistics(copy)
+        output = copy(*inputs, **named)
+        updated = [
+            path for path, value in _batch_statistics(copy).items() if value is not before[path]
+        ]
+        if updated:
+            raise ValueError(
+                f"the call updates batch statistics ({', '.join(updated)}), so it runs in training "
+                f"mode, although model.eval() was called: its arguments are {named}. Choose "
+                'evaluation there, e.g. arguments={"train": False}'
+            )
+        return output
+
+    return apply, params
+
+
+def _training_modules(model: flax.nnx.Module) -> list[str]:
+    """Returns e.g. "layers[0].norm (BatchNorm, use_running_average=False)" per such module."""
+    return [
+        f"{_name(path)} ({type(module).__name__}, {flag}={value})"
+        for path, module in flax.nnx.iter_modules(model)
+        for flag, value in TRAINING_FLAGS.items()
+        if getattr(module, flag, None) is value
+    ]
+
+
+def _name(path: tuple) -> str:
+    """Returns ("layers", 0, "norm") as Python writes it: layers[0].norm."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "the model itself"
+
+
+def _value(variable: Any) -> Any:
+    """Returns what a variable holds, without hooks; a bare array is its own value."""
+    return variable.get_raw_value() if isinstance(variable, flax.nnx.Variable) else variable
+
+
+def _batch_statistics(model: flax.nnx.Module) -> dict[str, Any]:
+    """Returns the arrays of all batch statistics by path; an update puts another object there."""
+    statistics = flax.nnx.state(model, flax.nnx.BatchStat)
+    return {_name(path): _value(variable) for path, variable in flax.nnx.to_flat_state(statistics)}
+
+
+def _not_a_module(model: Any) -> str:
+    if isinstance(model, flax.linen.Module):
+        return (
+            f"model is a Flax Linen module ({type(model).__name__}): use "
+            "jaxplain.adapters.linen(module, variables)"
+        )
+    if isinstance(model, type):
+        return f"model is the class {model.__name__}: make the model first, {model.__name__}(...)"
+    return (
+        f"model must be a flax.nnx.Module, but is a {type(model).__name__}. A plain function "
+        "apply(params, batch) needs no adapter"
+    )
