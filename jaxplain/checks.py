@@ -1,7 +1,7 @@
 """Checks of arguments, at trace time, with messages that say what came and what to do.
 
-Each public function calls these first. They look at shapes, dtypes and trees only, so that they work
-on tracers and cost microseconds.
+Each public function calls these first. They look at shapes, dtypes and trees only, so that they
+work on tracers and cost microseconds.
 """
 
 import functools
@@ -82,7 +82,8 @@ def explained(x: Any) -> Any:
 def baseline(value: Any, x: Any) -> Any:
     """The baseline, checked against `x`: the same tree, shapes and dtypes."""
     arrays(value, "baseline")
-    structure, expected = jax.tree.structure(value), jax.tree.structure(x)
+    structure: Any = jax.tree.structure(value)
+    expected: Any = jax.tree.structure(x)
     if structure != expected:
         raise ValueError(
             f"baseline must be the same tree as x, but is {structure} where x is {expected}. "

@@ -6,7 +6,8 @@
 `evaluate` is for points that are known from their index (nodes on a path, masks, samples): they are
 made inside the loop, `chunk_size` at a time, and reduced as they come, so that memory depends on
 `chunk_size` and never on `count`. `walk` is for points that need the last gradient. Both keep the
-compiled loop on XLA's fast paths (`rewrite.fast`); neither jits: the kernel that owns the loop does.
+compiled loop on XLA's fast paths (`rewrite.fast`). Neither jits: the kernel that owns the loop
+does.
 """
 
 import functools
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxplain import checks, trees
 from jaxplain.rewrite import _fast
@@ -131,14 +131,13 @@ def weighted_sum(weights: Any) -> Reduction:
 
     def update(state: Any, index: jax.Array, values: Any) -> Any:
         sums, lost = state
+
         # A multiplication and a sum, not a matrix product: those may run in lower precision.
-        terms = jax.tree.map(
-            lambda v, s: jnp.sum(
-                along_first(weights[index].astype(s.dtype), v) * v.astype(s.dtype), 0
-            ),
-            values,
-            sums,
-        )
+        def term(v: jax.Array, s: jax.Array) -> jax.Array:
+            w = along_first(weights[index].astype(s.dtype), v)
+            return jnp.sum(jnp.multiply(w, v.astype(s.dtype)), axis=0)
+
+        terms = jax.tree.map(term, values, sums)
         terms = trees.subtract(terms, lost)
         new = jax.tree.map(jnp.add, sums, terms)
         lost = jax.tree.map(lambda n, s, t: (n - s) - t, new, sums, terms)
@@ -255,9 +254,7 @@ def batched(
                 for leaf, axis in zip(leaves, axes, strict=True)
             ]
             output = model_function(*jax.tree.unflatten(structure, moved))
-            size = next(
-                x.shape[0] for x, axis in zip(leaves, axes, strict=True) if axis is not None
-            )
+            size = leaves[0].shape[0]  # x comes first and has an axis
             if jnp.shape(output) != (size,):
                 raise ValueError(
                     f"model_function must return shape (batch,) = ({size},), but returned "
@@ -330,7 +327,6 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
     `function` takes flat leaves, those with an axis carrying the batch in front. Two rules: `one`
     adds the batch axis, or takes the first mapped axis for it; `many` merges each further one.
     """
-
     many = jax.custom_batching.custom_vmap(_fast.inline(function))
 
     def spread(size: int, mapped: Sequence[bool], leaves: Sequence[Any]) -> list[Any]:
@@ -338,8 +334,8 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
         for axis, is_mapped, leaf in zip(axes, mapped, leaves, strict=True):
             if axis is None and is_mapped:
                 raise ValueError(
-                    f"an argument of shape {leaf.shape} is declared shared in jaxplain.batched (its "
-                    "in_axes is None), but vmap maps it. Give it an axis, or do not map it."
+                    f"an argument of shape {leaf.shape} is declared shared in jaxplain.batched "
+                    "(its in_axes is None), but vmap maps it. Give it an axis, or do not map it."
                 )
             if axis is not None and not is_mapped:
                 leaf = jnp.broadcast_to(leaf, (size, *leaf.shape))

@@ -115,10 +115,8 @@ def integrated_gradients(
                 "Clenshaw-Curtis rules): give one or the other."
             )
         checks.tolerance(tolerance)
-        plan = _nested.schedule(
-            checks.integer(257 if max_steps is None else max_steps, "max_steps")
-        )
-        kernel = _to_tolerance(scalar, plan, tolerance, chunk_size)
+        max_steps = 257 if max_steps is None else checks.integer(max_steps, "max_steps")
+        kernel = _to_tolerance(scalar, _nested.schedule(max_steps), tolerance, chunk_size)
     kernel = jax.jit(kernel)
 
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
@@ -179,7 +177,7 @@ def _to_tolerance(
 
 
 def _straight_line(x: Any, baseline: Any) -> tuple[Callable[[jax.Array], Any], Any]:
-    """The point b + t (x - b), in the dtype of x but computed wide, and the velocity x - b, wide."""
+    """The point b + t (x - b), computed wide and given in the dtype of x; the velocity, wide."""
     start = trees.widen(baseline)
     velocity = trees.subtract(trees.widen(x), start)
 

@@ -57,7 +57,7 @@ def schedule(max_steps: int) -> Schedule:
             f"nested rules, but is {max_steps}. Near it: {below} and {2 * below - 1}."
         )
     # Nodes by their place on the finest grid: level r has every (finest / n_r)-th of them.
-    places = [*range(0, finest + 1, finest // FIRST)][1:-1] + [finest // 2]
+    places = [*range(finest // FIRST, finest, finest // FIRST), finest // 2]
     for level in range(1, levels):
         stride = finest // (FIRST * 2**level)
         places += range(stride, finest, 2 * stride)
@@ -117,9 +117,8 @@ def integrate(
         return jnp.searchsorted(FIRST * 2 ** jnp.arange(levels), done).astype(jnp.int32)
 
     def error(sums: Any, at: jax.Array) -> jax.Array:
-        this, last = (
-            jax.tree.map(lambda s, v: s[at - back] * v, sums, velocity) for back in (0, 1)
-        )
+        this = jax.tree.map(lambda s, v: s[at] * v, sums, velocity)
+        last = jax.tree.map(lambda s, v: s[at - 1] * v, sums, velocity)
         size = trees.norm(this)
         return trees.norm(trees.subtract(this, last)) / jnp.maximum(
             size, jnp.finfo(size.dtype).tiny

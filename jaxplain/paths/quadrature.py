@@ -1,4 +1,4 @@
-"""Quadrature on [0, 1]: functions `steps -> (nodes, weights)`, both float64 arrays of shape (steps,).
+"""Quadrature on [0, 1]: functions `steps -> (nodes, weights)`, two float64 arrays (steps,).
 
     integral_0^1 g(t) dt  ~  sum_k weights[k] * g(nodes[k])
 

@@ -69,7 +69,7 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     checks.function(function, "function")
 
-    def flat_call(structure: Any, leaves: list[Any]) -> Any:
+    def flat_call(structure: Any, leaves: Any) -> Any:
         args, keywords = jax.tree.unflatten(structure, leaves)
         return function(*args, **keywords)
 
