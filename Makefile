@@ -55,7 +55,7 @@ doctest: $(ENV)/.with-test
 	$(CACHED) $(RUN) $(PYTEST) --doctest-modules $(ARGS) jaxplain
 
 docs: $(ENV)/.with-docs
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: $(ENV)/.with-bench
 	$(RUN) -m bench.integrated_gradients $(ARGS)
