@@ -18,6 +18,7 @@ from typing import Any
 import flax.linen
 import flax.nnx
 import jax
+import jax.numpy as jnp
 
 from ._call import check_call, named_arguments
 
@@ -115,19 +116,25 @@ def nnx(
         ordered: list[Any] = [None] * count
         for place, leaf in zip(places, leaves, strict=True):
             ordered[place] = leaf
-        copy = flax.nnx.merge(graph, random, jax.tree.unflatten(structure, ordered))
+
+        def fresh_copy() -> flax.nnx.Module:
+            # copy=True: merged without it, the streams would be `random` itself, and a draw would
+            # move them for the next call, or fail in another trace.
+            return flax.nnx.merge(graph, random, jax.tree.unflatten(structure, ordered), copy=True)
+
+        copy = fresh_copy()
         check_call(copy, copy.__call__, inputs, named)
         before = _batch_statistics(copy)
         output = copy(*inputs, **named)
-        updated = [
-            path for path, value in _batch_statistics(copy).items() if value is not before[path]
-        ]
-        if updated:
-            raise ValueError(
-                f"the call updates batch statistics ({', '.join(updated)}), so it runs in training "
-                f"mode, although model.eval() was called: its arguments are {named}. Choose "
-                'evaluation there, e.g. arguments={"train": False}'
-            )
+        after = _batch_statistics(copy)
+        if any(after[path] is not before[path] for path in before):
+            updated = _statistics_from_inputs(fresh_copy, inputs, named)
+            if updated:
+                raise ValueError(
+                    f"the call updates batch statistics ({', '.join(updated)}), so it runs in "
+                    "training mode, although model.eval() was called: a flag among the arguments "
+                    'of the call decides. Choose evaluation there, e.g. arguments={"train": False}'
+                )
         return output
 
     return apply, params
@@ -158,6 +165,40 @@ def _batch_statistics(model: flax.nnx.Module) -> dict[str, Any]:
     """Returns the arrays of all batch statistics by path; an update puts another object there."""
     statistics = flax.nnx.state(model, flax.nnx.BatchStat)
     return {_name(path): _value(variable) for path, variable in flax.nnx.to_flat_state(statistics)}
+
+
+def _statistics_from_inputs(
+    fresh_copy: Callable[[], flax.nnx.Module], inputs: tuple, named: dict
+) -> list[str]:
+    """Returns the paths of the batch statistics that the call computes from its inputs.
+
+    nnx.scan and nnx.remat write all variables back, changed or not, so that another object in a
+    statistic's place proves nothing. Here `vmap` follows the dependence: only what comes from the
+    inputs is batched when they are. Abstract, and only run where the objects differ.
+    """
+    updated: list[str] = []
+
+    @jax.custom_batching.custom_vmap
+    def mark(statistics: dict[str, Any]) -> dict[str, Any]:
+        return statistics
+
+    @mark.def_vmap
+    def record(axis_size: int, batched: list, statistics: dict[str, Any]) -> tuple:
+        del axis_size
+        updated.extend(path for path, is_batched in batched[0].items() if is_batched)
+        return statistics, batched[0]
+
+    def call(*inputs: Any) -> dict[str, Any]:
+        copy = fresh_copy()
+        copy(*inputs, **named)
+        return mark(_batch_statistics(copy))
+
+    axes = jax.tree.map(lambda leaf: 0 if hasattr(leaf, "shape") else None, inputs)
+    one_more = jax.tree.map(
+        lambda leaf: jnp.expand_dims(leaf, 0) if hasattr(leaf, "shape") else leaf, inputs
+    )
+    jax.eval_shape(lambda: jax.vmap(call, in_axes=axes, axis_size=1)(*one_more))
+    return updated
 
 
 def _not_a_module(model: Any) -> str:
