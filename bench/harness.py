@@ -112,9 +112,9 @@ def interleave(
             f"rounds={rounds}, warmup={warmup}"
         )
     samples = {name: Samples([], []) for name in programs}
+    names = list(programs)
     for index in range(-warmup, rounds):
-        names = list(programs) if index % 2 == 0 else list(reversed(programs))
-        for name in names:
+        for name in names if index % 2 == 0 else reversed(names):
             if progress is not None:
                 progress(name)
             wall_start, cpu_start = wall(), cpu()
