@@ -33,7 +33,6 @@ def linen(
 ) -> tuple[Callable[..., Any], Any]:
     """Turns a Flax Linen module in evaluation mode and its variables into `(apply, params)`.
 
-    Formula:
         apply(params, *inputs) = module.apply(params, *inputs, **arguments, mutable=False)
 
     Evaluation mode is most often an argument of a Linen module's call: give it in `arguments`.

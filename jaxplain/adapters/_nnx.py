@@ -31,7 +31,6 @@ def nnx(
 ) -> tuple[Callable[..., Any], Any]:
     """Turns a Flax NNX model in evaluation mode into a pure function and its parameters.
 
-    Formula:
         apply(params, *inputs) = model(*inputs, **arguments)
 
     with the arrays of the model taken from `params`. The model itself is not changed, then or

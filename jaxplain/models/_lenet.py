@@ -19,7 +19,6 @@ from ._safetensors import load
 class LeNet(nnx.Module):
     """LeNet with max pooling and ReLU, for MNIST digits: 44,426 parameters.
 
-    Formula:
         logits = fc_3(relu(fc_2(relu(fc_1(flatten(h)))))),
         h = pool(relu(conv_2(pool(relu(conv_1(x))))))
 

@@ -46,7 +46,6 @@ class BasicBlock(nnx.Module):
 class ResNet20(nnx.Module):
     """ResNet-20 for CIFAR-10: 269,722 parameters, with batch statistics 271,098 numbers.
 
-    Formula:
         logits = linear(mean(layer3(layer2(layer1(relu(bn1(conv1((p - mean) / std))))))))
 
     The input is p = pixel / 255 in [0, 1], RGB; `preprocess` makes it. The normalisation by mean

@@ -40,7 +40,6 @@ class Fire(nnx.Module):
 class SqueezeNet(nnx.Module):
     """SqueezeNet 1.0 for ImageNet: 1,248,424 parameters, no batch norm.
 
-    Formula:
         logits = mean(relu(conv_final(fire9(pool(fire8(...pool(fire4(...pool(relu(conv1(x)))))))))))
 
     The input is the photo as blue, green, red minus the mean colour (104, 117, 123), in units of

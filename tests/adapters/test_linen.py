@@ -11,6 +11,8 @@ from flax import linen, nnx
 
 import jaxplain
 
+pytestmark = pytest.mark.pins  # it depends on Flax's versions
+
 BATCH = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
 
 

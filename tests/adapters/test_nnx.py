@@ -9,6 +9,8 @@ from flax import linen, nnx
 
 import jaxplain
 
+pytestmark = pytest.mark.pins  # it depends on Flax's versions
+
 
 def filled(model: nnx.Module, seed: int = 0) -> nnx.Module:
     """Replaces every floating-point number in the model by one in [0.5, 1.5] from numpy."""
