@@ -152,8 +152,9 @@ def test_the_skeleton_works(monkeypatch):
     folder = ROOT / "docs" / "skeleton"
     kernel = load(folder / "average_gradient.py", "average_gradient")
     monkeypatch.setitem(sys.modules, "average_gradient", kernel)
-    assert doctest.testmod(kernel).attempted > 0
-    assert doctest.testmod(kernel).failed == 0
+    examples = doctest.testmod(kernel)
+    assert examples.attempted > 0
+    assert examples.failed == 0
     tests = load(folder / "test_average_gradient.py", "skeleton_test_average_gradient")
     names = [name for name in dir(tests) if name.startswith("test_")]
     assert len(names) >= 3
