@@ -170,9 +170,9 @@ def blurred(
         (0.619, 1.0)
 
     References:
-        Fong, Vedaldi 2017, "Interpretable explanations of black boxes by meaningful perturbation",
-        section 4.1; Sturmfels, Lundberg, Lee 2020, "Visualizing the impact of feature attribution
-        baselines".
+        Fong, Vedaldi 2017, "Interpretable explanations of black boxes by meaningful perturbation"
+        (the blur perturbation); Sturmfels, Lundberg, Lee 2020, "Visualizing the impact of feature
+        attribution baselines".
     """
     x = _floats(x, "x")
     axes = tuple(axes)
@@ -282,7 +282,7 @@ def samples(key: Any, dataset: Any, count: int, *, replace: bool = True) -> Any:
 
     References:
         Erion, Janizek, Sturmfels, Lundberg, Lee 2021, "Improving performance of deep learning
-        models with axiomatic attribution priors and expected gradients", equation 3 (the
+        models with axiomatic attribution priors and expected gradients" (the
         expectation over baselines of the data).
     """
     _check_key(key)
@@ -367,8 +367,8 @@ def black_and_white(x: Any, minimum: Any = 0.0, maximum: Any = 1.0) -> BlackAndW
         ([[0.0, 0.0, 0.0]], [[255.0, 255.0, 255.0]])
 
     References:
-        Kapishnikov, Bolukbasi, Viegas, Terry 2019, "XRAI: better attributions through regions",
-        section 3 (the black and the white baseline together).
+        Kapishnikov, Bolukbasi, Viegas, Terry 2019, "XRAI: better attributions through regions"
+        (the black and the white baseline together).
     """
     x = _floats(x, "x")
     low, high = _range(x, minimum, maximum)

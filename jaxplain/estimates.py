@@ -159,18 +159,21 @@ def _widest(tree: Any) -> Any:
 
 
 def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), _accumulator(leaf)), _structs(tree))
+    """Zeros like a tree; those like an array vary over the manual axes that it varies over."""
+
+    def zeros(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jnp.zeros(leaf.shape, _accumulator(leaf))
+        return jnp.zeros_like(leaf, _accumulator(leaf))
+
+    return jax.tree.map(zeros, tree)
 
 
-def _structs(tree: Any) -> Any:
-    """Shapes and dtypes of a tree of arrays, numbers or `jax.ShapeDtypeStruct`."""
-
-    def struct(leaf: Any) -> Any:
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-            return leaf
-        return jnp.asarray(leaf)
-
-    return jax.tree.map(struct, tree)
+def _zero_count(zeros: Any) -> Any:
+    """A count of zero, likewise, which a scan inside `shard_map` can carry."""
+    leaves = jax.tree.leaves(zeros)
+    dtype = _widest(zeros)
+    return leaves[0].sum().astype(dtype) if leaves else jnp.zeros((), dtype)
 
 
 def _unzip(tree: Any, pairs: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -213,7 +216,8 @@ def init_moments(value: Any) -> Moments:
     n = 0, m = 0, M2 = 0.
 
     Args:
-        value: tree of arrays or `jax.ShapeDtypeStruct` shaped like ONE sample (no sample axis).
+        value: tree of arrays or `jax.ShapeDtypeStruct` shaped like ONE sample (no sample axis). Inside
+            `shard_map` give an array of the device, so that a scan can carry the state.
 
     Returns:
         `Moments` for `update` and `merge`, accumulating in float32 or wider.
@@ -231,10 +235,9 @@ def init_moments(value: Any) -> Moments:
     References:
         Welford 1962, "Note on a method for calculating corrected sums of squares and products".
     """
-    zero = jnp.zeros((), _widest(value))
-    return Moments(
-        zero, _zeros(value), _zeros(value), Compensation(zero, _zeros(value), _zeros(value))
-    )
+    zeros = _zeros(value)
+    count = _zero_count(zeros)
+    return Moments(count, zeros, zeros, Compensation(count, zeros, zeros))
 
 
 def init_covariance(value: Any) -> Covariance:
@@ -265,7 +268,7 @@ def init_covariance(value: Any) -> Covariance:
         the corrected sums of products.
     """
     empty = init_moments(value)
-    return Covariance(empty, empty, _zeros(value), _zeros(value))
+    return Covariance(empty, empty, empty.mean, empty.mean)
 
 
 def init_covariance_matrix(value: Any) -> CovarianceMatrix:
@@ -295,16 +298,15 @@ def init_covariance_matrix(value: Any) -> CovarianceMatrix:
         Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"; Welford 1962 for
         the corrected sums of products.
     """
-    value = _structs(value)
     if not hasattr(value, "shape") or len(value.shape) != 1:
         raise ValueError(
             "a covariance matrix is taken of one vector per sample, shape (d,), but value is "
             f"{jax.tree.map(np.shape, value)}. Flatten it, e.g. with "
             f"`jax.flatten_util.ravel_pytree`."
         )
-    zero = jnp.zeros((), _widest(value))
-    square = jnp.zeros(value.shape * 2, _accumulator(value))
-    return CovarianceMatrix(zero, _zeros(value), square, Compensation(zero, _zeros(value), square))
+    zeros = _zeros(value)
+    count, square = _zero_count(zeros), zeros[:, None] * zeros[None, :]
+    return CovarianceMatrix(count, zeros, square, Compensation(count, zeros, square))
 
 
 # ------------------------------------------------------------------------------------------- update
@@ -1100,7 +1102,7 @@ def bootstrap_interval(
     level: Any = 0.95,
     resamples: int = 1000,
     statistic: Callable[[Any], Any] | None = None,
-    chunk_size: int = 16,
+    chunk_size: int = 20,
 ) -> Interval:
     """The bootstrap percentile interval of a statistic of independent samples.
 

@@ -68,8 +68,8 @@ def logit(apply: Callable[..., Any], *, positions: bool = False) -> Callable[...
     References:
         Simonyan, Vedaldi, Zisserman 2014, "Deep inside convolutional networks", section 2 (why the
         scores and not the probabilities); Vinogradova, Dibrov, Myers 2020, "Towards interpretable
-        semantic segmentation via gradient-weighted class activation mapping", section 2 (the sum
-        over a set of positions).
+        semantic segmentation via gradient-weighted class activation mapping" (the sum over a set
+        of positions).
     """
     return _of_a_class(apply, positions, _select)
 
@@ -174,7 +174,7 @@ def margin(apply: Callable[..., Any], *, positions: bool = False) -> Callable[..
         3.0
 
     References:
-        Yin, Neubig 2022, "Interpreting language models with contrastive explanations", section 3
+        Yin, Neubig 2022, "Interpreting language models with contrastive explanations"
         (the contrast of two classes; here of scores, which is that of log-probabilities).
     """
     _check_factory(apply, positions)
@@ -313,7 +313,7 @@ def masked_sum(apply: Callable[..., Any]) -> Callable[..., jax.Array]:
 
     References:
         Vinogradova, Dibrov, Myers 2020, "Towards interpretable semantic segmentation via
-        gradient-weighted class activation mapping", section 2 (the sum over a set of pixels).
+        gradient-weighted class activation mapping" (the sum over a set of pixels).
     """
     _check_apply(apply)
 
@@ -467,9 +467,17 @@ def _select(values: jax.Array, label: jax.Array) -> jax.Array:
     """The value of the label on the last axis, exactly; NaN where no class has that number."""
     numbers = jax.lax.broadcasted_iota(label.dtype, values.shape, values.ndim - 1)
     chosen = jnp.expand_dims(label, -1) == numbers
-    value = jnp.where(chosen, values, jnp.zeros_like(values)).sum(-1)
-    known = (label >= 0) & (label < values.shape[-1])
-    return jnp.where(known, value, jnp.full_like(value, jnp.nan))
+    value = _where(chosen, values, 0.0).sum(-1)
+    return _where((label >= 0) & (label < values.shape[-1]), value, jnp.nan)
+
+
+def _where(condition: jax.Array, values: jax.Array, otherwise: float) -> jax.Array:
+    """`jnp.where`, with the condition first brought to the sharding of the values.
+
+    On an Explicit mesh a select wants equal shardings, but `&` lets a replicated operand follow.
+    """
+    condition = condition & jnp.ones_like(values, bool)
+    return jnp.where(condition, values, jnp.full_like(values, otherwise))
 
 
 def _mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -490,4 +498,4 @@ def _mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 def _masked(mask: jax.Array, values: jax.Array) -> jax.Array:
     """The sum of mask * values; what is masked out may be NaN (a label of -100 on padding)."""
     absent = (mask == 0) & ~jnp.isfinite(values)
-    return (mask * jnp.where(absent, jnp.zeros_like(values), values)).sum()
+    return (mask * _where(~absent, values, 0.0)).sum()
