@@ -153,9 +153,18 @@ def pair(model, twin, example):
     return model, twin, example
 
 
+def attention_in_double(query, key, value, **_):
+    scores = jnp.einsum("bthk,bshk->bhts", query, key) / query.shape[-1] ** 0.5
+    return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores, axis=-1), value)
+
+
 def explain_both(name, rule, dtype):
-    """Attributions by Captum and by jaxplain, and the outputs, as numpy arrays."""
+    """Attributions by Captum and by jaxplain, as numpy arrays."""
     model, twin, example = NETWORKS[name]()
+    if name == "transformer" and dtype == np.float64:
+        # jax.nn.dot_product_attention takes its softmax in float32, whatever comes.
+        for block in model.blocks:
+            block.attention.attention_fn = attention_in_double
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
 
@@ -199,17 +208,24 @@ def l2_difference(theirs, ours):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
+@pytest.fixture
+def double():
+    """float64, with Flax's normalisation layers, which promote float64 with float32 implicitly."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rule", RULES)
-def test_float64(x64, name, rule):
+def test_float64(double, name, rule):
     """To 1e-8: Captum rounds the weights of the steps to float32, which 1/16 survives."""
     theirs, ours = explain_both(name, getattr(jaxplain.paths, rule), np.float64)
     exact = rule != "gauss_legendre"
     assert largest_difference(theirs, ours) <= (1e-11 if exact else 1e-8)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_float64_with_captums_weights(x64, name):
+@pytest.mark.parametrize("name", ["relu_mlp", "gelu_mlp"])
+def test_float64_with_captums_weights(double, name):
     """Gauss-Legendre with the weights rounded as Captum rounds them: nothing else differs."""
 
     def gauss_legendre(steps):
