@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["arrays", "baseline", "explained", "function", "integer", "rule", "scalar", "tolerance"]
+__all__ = [
+    "arrays",
+    "explained",
+    "function",
+    "integer",
+    "key",
+    "like",
+    "rule",
+    "scalar",
+    "tolerance",
+]
 
 
 def function(value: Any, name: str) -> None:
@@ -37,6 +47,20 @@ def integer(value: Any, name: str, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, but is {number}.")
     return number
+
+
+def key(value: Any) -> None:
+    """Raises TypeError unless `value` is one typed key."""
+    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key must be a typed key, `jax.random.key(seed)`, and comes first, but is "
+            f"{_describe(value)}."
+        )
+    if value.shape != ():
+        raise ValueError(
+            f"key must be one key, but has shape {value.shape}. For a batch of examples: "
+            "`jax.vmap(explain)(jax.random.split(key, n), ...)`."
+        )
 
 
 def tolerance(value: Any) -> None:
@@ -79,16 +103,19 @@ def explained(x: Any) -> Any:
     return x
 
 
-def baseline(value: Any, x: Any) -> Any:
-    """The baseline, checked against `x`: the same tree, shapes and dtypes."""
-    arrays(value, "baseline")
+def like(value: Any, x: Any, name: str) -> Any:
+    """A tree of the same structure, shapes and dtypes as `x`."""
+    arrays(value, name)
     structure: Any = jax.tree.structure(value)
     expected: Any = jax.tree.structure(x)
     if structure != expected:
+        hint = (
+            " It is never zero by itself: `jaxplain.baselines.zeros(x)` makes one."
+            if name == "baseline"
+            else ""
+        )
         raise ValueError(
-            f"baseline must be the same tree as x, but is {structure} where x is {expected}. "
-            "It is the second argument and is never zero by itself: "
-            "`jaxplain.baselines.zeros(x)` makes one."
+            f"{name} must be the same tree as x, but is {structure} where x is {expected}.{hint}"
         )
 
     def check(path: Any, leaf: Any, other: jax.Array) -> jax.Array:
@@ -96,15 +123,15 @@ def baseline(value: Any, x: Any) -> Any:
         weak = isinstance(leaf, numbers.Number) or getattr(leaf, "weak_type", False)
         if np.shape(leaf) != other.shape:
             raise ValueError(
-                f"baseline{place} must have the shape of x{place}, {other.shape}, but has "
+                f"{name}{place} must have the shape of x{place}, {other.shape}, but has "
                 f"{np.shape(leaf)}. For a constant: `jnp.full_like(x, value)`; a batch of "
                 "examples goes through `jax.vmap(explain, in_axes=(0, None, ...))`."
             )
         leaf = jnp.asarray(leaf, other.dtype) if weak else jnp.asarray(leaf)
         if leaf.dtype != other.dtype:
             raise TypeError(
-                f"baseline{place} must have the dtype of x{place}, {other.dtype}, but has "
-                f"{leaf.dtype}. Convert one: `baseline.astype(x.dtype)`."
+                f"{name}{place} must have the dtype of x{place}, {other.dtype}, but has "
+                f"{leaf.dtype}. Convert one: `{name}.astype(x.dtype)`."
             )
         return leaf
 

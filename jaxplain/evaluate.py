@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxplain import checks, trees
 from jaxplain.rewrite import _fast
 
-__all__ = ["Reduction", "batched", "evaluate", "walk", "weighted_sum"]
+__all__ = ["Reduction", "batched", "evaluate", "stack", "walk", "weighted_sum"]
 
 
 class Reduction(NamedTuple):
@@ -149,6 +149,40 @@ def weighted_sum(weights: Any) -> Reduction:
 def along_first(vector: jax.Array, array: Any) -> jax.Array:
     """A vector with as many axes as `array`, of length 1 after the first."""
     return vector.reshape(vector.shape + (1,) * (len(array.shape) - 1))
+
+
+def stack(count: int) -> Reduction:
+    """The reduction that keeps every value, in the order of the points.
+
+    Its memory grows with `count`: for scores and other small values.
+
+    Args:
+      count: the number of points, as given to `evaluate`.
+
+    Returns:
+      A `Reduction` whose result is a tree like one value with a leading axis of `count`.
+
+    Raises:
+      TypeError: `count` is not a Python integer.
+      ValueError: `count` is below 1.
+
+    Example:
+      >>> evaluate(lambda index: 10 * index, 5, stack(5), chunk_size=2).tolist()
+      [0, 10, 20, 30, 40]
+
+    References:
+      Design, evaluate, reduce: docs/architecture.md, "The two loops".
+    """
+    count = checks.integer(count, "count")
+
+    def init(value: Any) -> Any:
+        return jax.tree.map(lambda v: jnp.zeros((count, *v.shape), v.dtype), value)
+
+    def update(state: Any, index: jax.Array, values: Any) -> Any:
+        put = lambda s, v: jax.lax.dynamic_update_slice_in_dim(s, v, index[0], axis=0)
+        return jax.tree.map(put, state, values)
+
+    return Reduction(init, update, lambda state: state)
 
 
 def walk(

@@ -11,12 +11,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["cast_like", "finite", "multiply", "norm", "subtract", "total", "wide_dtype", "widen"]
+__all__ = [
+    "cast_like",
+    "finite",
+    "multiply",
+    "norm",
+    "subtract",
+    "total",
+    "wide_dtype",
+    "widen",
+    "widest",
+]
 
 
 def wide_dtype(dtype: Any) -> Any:
     """The dtype to accumulate in: float32, or the dtype itself where it is wider."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return widest(dtype, jnp.float32)
+
+
+def widest(*dtypes: Any) -> Any:
+    """The float dtype of most bits. (`jnp.promote_types` obeys the user's promotion mode.)"""
+    return max(map(jnp.dtype, dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def widen(tree: Any) -> Any:
@@ -42,7 +57,7 @@ def multiply(left: Any, right: Any) -> Any:
 def total(tree: Any) -> jax.Array:
     """The sum of all elements of all leaves, in the widest of their dtypes."""
     sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(widen(tree))]
-    dtype = functools.reduce(jnp.promote_types, (s.dtype for s in sums))
+    dtype = widest(*(s.dtype for s in sums))
     return functools.reduce(operator.add, (s.astype(dtype) for s in sums))
 
 

@@ -121,7 +121,7 @@ def integrated_gradients(
 
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         x = checks.explained(x)
-        baseline = checks.baseline(baseline, x)
+        baseline = checks.like(baseline, x, "baseline")
         checks.arrays(args, "each argument after the baseline")
         return kernel(x, baseline, *args)
 
@@ -197,8 +197,8 @@ def _result(
 ) -> PathAttribution:
     baseline_output, output = outputs[0], outputs[1]
     gap = trees.total(values)
-    wide = trees.widen(outputs).astype(jnp.promote_types(gap.dtype, trees.widen(outputs).dtype))
-    gap = gap.astype(wide.dtype) - (wide[1] - wide[0])
+    dtype = trees.widest(gap.dtype, outputs.dtype)
+    gap = gap.astype(dtype) - (output.astype(dtype) - baseline_output.astype(dtype))
     values = trees.cast_like(values, x)
     return PathAttribution(
         values,

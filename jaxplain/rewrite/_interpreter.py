@@ -115,7 +115,10 @@ def _evaluate_equation(equation: jex.JaxprEqn, rules: Rules, values: Sequence[An
         if not isinstance(atom, jex.Literal)
     ]
     known = dict(zip(atoms, arrays, strict=True))  # an atom used twice is one input
-    alone = jex.Jaxpr((), list(known), list(equation.outvars), [equation], equation.effects)
+    debug_info = jex.DebugInfo("rewrite", equation.primitive.name, None, None)
+    alone = jex.Jaxpr(
+        (), list(known), list(equation.outvars), [equation], equation.effects, debug_info
+    )
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))(*known.values())
 
 

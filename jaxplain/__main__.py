@@ -1,0 +1,7 @@
+"""`python -m jaxplain` is the command `jaxplain`."""
+
+import sys
+
+from jaxplain.cli import main
+
+sys.exit(main())
