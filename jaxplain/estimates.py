@@ -216,8 +216,8 @@ def init_moments(value: Any) -> Moments:
     n = 0, m = 0, M2 = 0.
 
     Args:
-        value: tree of arrays or `jax.ShapeDtypeStruct` shaped like ONE sample (no sample axis). Inside
-            `shard_map` give an array of the device, so that a scan can carry the state.
+        value: tree of arrays or `jax.ShapeDtypeStruct` shaped like ONE sample (no sample axis).
+            Inside `shard_map` give an array of the device, so that a scan can carry the state.
 
     Returns:
         `Moments` for `update` and `merge`, accumulating in float32 or wider.

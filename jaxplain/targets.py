@@ -100,7 +100,7 @@ def log_probability(
         >>> import jax.numpy as jnp
         >>> import jaxplain
         >>> f = jaxplain.targets.log_probability(lambda params, batch: params * batch)
-        >>> round(float(f(jnp.array([0.0, jnp.log(3.0)]), 0, jnp.array([1.0, 1.0]))), 4)
+        >>> round(float(f(jnp.array([0.0, jnp.log(3.0)]), 0, 1.0)), 4)
         -1.3863
 
     References:
@@ -134,7 +134,7 @@ def probability(apply: Callable[..., Any], *, positions: bool = False) -> Callab
         >>> import jax.numpy as jnp
         >>> import jaxplain
         >>> f = jaxplain.targets.probability(lambda params, batch: params * batch)
-        >>> round(float(f(jnp.array([0.0, jnp.log(3.0)]), 0, jnp.array([1.0, 1.0]))), 4)
+        >>> round(float(f(jnp.array([0.0, jnp.log(3.0)]), 0, 1.0)), 4)
         0.25
 
     References:
@@ -170,7 +170,7 @@ def margin(apply: Callable[..., Any], *, positions: bool = False) -> Callable[..
         >>> import jax.numpy as jnp
         >>> import jaxplain
         >>> f = jaxplain.targets.margin(lambda params, batch: params * batch)
-        >>> float(f(jnp.array([1.0, 5.0, 2.0]), 1, 2, jnp.ones(3)))
+        >>> float(f(jnp.array([1.0, 5.0, 2.0]), 1, 2, 1.0))
         3.0
 
     References:
@@ -219,7 +219,7 @@ def entropy(apply: Callable[..., Any], *, positions: bool = False) -> Callable[.
         >>> import jax.numpy as jnp
         >>> import jaxplain
         >>> f = jaxplain.targets.entropy(lambda params, batch: params * batch)
-        >>> round(float(f(jnp.array([1.0, 1.0]), jnp.ones(2))), 4)
+        >>> round(float(f(jnp.array([1.0, 1.0]), 1.0)), 4)
         0.6931
 
     References:
@@ -308,7 +308,7 @@ def masked_sum(apply: Callable[..., Any]) -> Callable[..., jax.Array]:
         >>> import jax.numpy as jnp
         >>> import jaxplain
         >>> f = jaxplain.targets.masked_sum(lambda params, batch: params * batch)
-        >>> float(f(jnp.array([1.0, 2.0, 4.0]), jnp.array([True, False, True]), jnp.ones(3)))
+        >>> float(f(jnp.array([1.0, 2.0, 4.0]), jnp.array([True, False, True]), 1.0))
         5.0
 
     References:
