@@ -468,7 +468,9 @@ def _select(values: jax.Array, label: jax.Array) -> jax.Array:
     numbers = jax.lax.broadcasted_iota(label.dtype, values.shape, values.ndim - 1)
     chosen = jnp.expand_dims(label, -1) == numbers
     value = _where(chosen, values, 0.0).sum(-1)
-    return _where((label >= 0) & (label < values.shape[-1]), value, jnp.nan)
+    # 1 or 0 / 0: a select with a constant cotangent jax 0.10.0 cannot batch on Explicit axes
+    known = ((label >= 0) & (label < values.shape[-1])).astype(value.dtype)
+    return value * (known / known)
 
 
 def _where(condition: jax.Array, values: jax.Array, otherwise: float) -> jax.Array:
@@ -497,5 +499,7 @@ def _mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 def _masked(mask: jax.Array, values: jax.Array) -> jax.Array:
     """The sum of mask * values; what is masked out may be NaN (a label of -100 on padding)."""
-    absent = (mask == 0) & ~jnp.isfinite(values)
-    return (mask * _where(~absent, values, 0.0)).sum()
+    present = (mask != 0) | jnp.isfinite(values)
+    # the factor changes nothing but gives the select a cotangent with the axes of the values, which
+    # jax 0.10.0 needs under vmap on an Explicit mesh
+    return (mask * present.astype(mask.dtype) * _where(present, values, 0.0)).sum()

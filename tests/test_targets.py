@@ -299,6 +299,29 @@ def test_explicit_mesh(name, over):
     )
 
 
+@pytest.mark.parametrize("name", ["logit", "entropy", "masked_sum"])
+def test_explicit_mesh_with_one_mask_for_all_examples(name):
+    x, params, _, _ = problem(8, TOKENS, scale=0.5)
+    shape = (TOKENS, CLASSES) if name == "masked_sum" else (TOKENS,)
+    mask = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    if name == "masked_sum":
+        f = targets.masked_sum(scores)
+    else:
+        f = getattr(targets, name)(scores, positions=True)
+    arguments = (np.int32(2), mask, params) if name == "logit" else (mask, params)
+    axes = (0,) + (None,) * len(arguments)
+    gradient = jax.jit(jax.vmap(jax.value_and_grad(f), in_axes=axes))
+    expected = gradient(x, *arguments)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x, arguments = jax.device_put(x, jax.P("data")), jax.device_put(arguments, jax.P())
+        result = gradient(x, *arguments)
+        assert jax.typeof(result[1]).sharding.spec[0] == "data"
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), result, expected
+    )
+
+
 def test_a_factory_compiles_and_runs_nothing_itself():
     calls = []
     f = targets.logit(lambda params, batch: calls.append(batch.shape) or batch)
