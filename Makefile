@@ -32,7 +32,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: $(ENV)/.with-demo
-	$(RUN) -m jaxplain.cli demo
+	$(RUN) -m jaxplain demo
 
 test: $(ENV)/.with-test
 	$(CACHED) $(RUN) $(PYTEST) $(ARGS) $(TESTS)
