@@ -31,11 +31,13 @@ class Reduction(NamedTuple):
       update: `state, index, values -> state` for one chunk: `index` has shape (chunk,) and each
         leaf of `values` a leading axis of that length.
       finish: `state -> result`.
+      count: the number of points it was made for, or None where any will do.
     """
 
     init: Callable[[Any], Any]
     update: Callable[[Any, jax.Array, Any], Any]
     finish: Callable[[Any], Any]
+    count: int | None = None
 
 
 def evaluate(
@@ -65,7 +67,7 @@ def evaluate(
 
     Raises:
       TypeError: `point` is not a function, or a number is not a Python integer.
-      ValueError: `count` or `chunk_size` is below 1.
+      ValueError: `count` or `chunk_size` is below 1, or `reduction` was made for another count.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,6 +82,10 @@ def evaluate(
     count = checks.integer(count, "count")
     chunk_size = min(checks.integer(chunk_size, "chunk_size"), count)
     call, value = _fast.staged(point, jax.ShapeDtypeStruct((), jnp.int32))
+    if reduction.count not in (None, count):
+        raise ValueError(
+            f"the reduction was made for {reduction.count} points, but there are {count}."
+        )
 
     def chunk(state: Any, start: Any, size: int) -> Any:
         index = start + jnp.arange(size, dtype=jnp.int32)
@@ -143,7 +149,7 @@ def weighted_sum(weights: Any) -> Reduction:
         lost = jax.tree.map(lambda n, s, t: (n - s) - t, new, sums, terms)
         return new, lost
 
-    return Reduction(init, update, lambda state: state[0])
+    return Reduction(init, update, lambda state: state[0], weights.shape[0])
 
 
 def along_first(vector: jax.Array, array: Any) -> jax.Array:
@@ -182,7 +188,7 @@ def stack(count: int) -> Reduction:
         put = lambda s, v: jax.lax.dynamic_update_slice_in_dim(s, v, index[0], axis=0)
         return jax.tree.map(put, state, values)
 
-    return Reduction(init, update, lambda state: state)
+    return Reduction(init, update, lambda state: state, count)
 
 
 def walk(
@@ -368,7 +374,7 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
         for axis, is_mapped, leaf in zip(axes, mapped, leaves, strict=True):
             if axis is None and is_mapped:
                 raise ValueError(
-                    f"an argument of shape {leaf.shape} is declared shared in jaxplain.batched "
+                    f"an array of shape {leaf.shape} is declared shared in jaxplain.batched "
                     "(its in_axes is None), but vmap maps it. Give it an axis, or do not map it."
                 )
             if axis is not None and not is_mapped:

@@ -44,7 +44,7 @@ def left_riemann(steps: int) -> Rule:
       ([0.0, 0.25, 0.5, 0.75], [0.25, 0.25, 0.25, 0.25])
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., section 2.1.
+      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps")
     return np.arange(n) / n, np.full(n, 1 / n)
@@ -96,7 +96,7 @@ def midpoint(steps: int) -> Rule:
       [0.25, 0.75]
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., section 2.1.
+      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps")
     return (np.arange(n) + 0.5) / n, np.full(n, 1 / n)
@@ -122,7 +122,7 @@ def trapezoid(steps: int) -> Rule:
       [0.25, 0.5, 0.25]
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., section 2.1.
+      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps of the trapezoid rule", minimum=2)
     weights = np.full(n, 1 / (n - 1))

@@ -1,0 +1,587 @@
+"""What every public function keeps, from one set of tables.
+
+The walk is over `__all__` of every public module. A public function that is in none of the tables
+below fails, so that none is forgotten: kernels (functions that make an explanation) go to KERNELS,
+functions of arrays to FUNCTIONS, and the few that work on the host to HOST, each with its reason.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxplain
+from jaxplain import baselines, estimates, evaluate, gradients, metrics, paths, rewrite, targets
+
+SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "References:")
+KEY = jax.random.key(0)
+
+
+# --------------------------------------------------------------------------- a model to explain
+
+
+def make_params(dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(1), 2)
+    first = 0.5 * jax.random.normal(keys[0], (6, 5))
+    second = jax.random.normal(keys[1], (5, 3))
+    return {"first": first.astype(dtype), "second": second.astype(dtype)}
+
+
+def model(x, label, params):
+    """A smooth network on a vector of six."""
+    hidden = jnp.tanh(jnp.dot(x, params["first"]))
+    return jnp.dot(hidden, params["second"])[label]
+
+
+X = jnp.array([0.5, -1.0, 0.3, 0.9, -0.2, 0.7])
+LABEL = jnp.int32(1)
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+class Kernel(NamedTuple):
+    """How to make and call a kernel, and what it does not promise."""
+
+    make: Callable[[Callable, int], Callable]  # f, chunk_size -> explain
+    before: Callable[[Any], tuple] = lambda x: ()  # what comes before x
+    after: Callable[[Any], tuple] = lambda x: ()  # and after it, ahead of *args
+    modes: tuple[str, ...] = ("fwd", "rev")
+    scalar: bool = True  # wants a scalar f
+
+
+def zeros(x):
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def importance(x):
+    return jax.tree.map(
+        lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape).astype(leaf.dtype), x
+    )
+
+
+def curve(measure):
+    return Kernel(
+        lambda f, chunk_size: measure(f, step_size=0.3, random_orderings=2, chunk_size=chunk_size),
+        before=lambda x: (KEY,),
+        after=lambda x: (zeros(x), importance(x)),
+        scalar=False,
+    )
+
+
+KERNELS = {
+    "paths.integrated_gradients": Kernel(
+        lambda f, chunk_size: paths.integrated_gradients(f, steps=7, chunk_size=chunk_size),
+        after=lambda x: (zeros(x),),
+    ),
+    "paths.integrated_gradients, tolerance": Kernel(
+        lambda f, chunk_size: paths.integrated_gradients(
+            f, tolerance=1e-9, max_steps=65, chunk_size=chunk_size
+        ),
+        after=lambda x: (zeros(x),),
+        modes=("fwd",),  # a while_loop stands in between
+    ),
+    "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f)),
+    "gradients.saliency, signed": Kernel(lambda f, _: gradients.saliency(f, absolute=False)),
+    "gradients.input_x_gradient": Kernel(lambda f, _: gradients.input_x_gradient(f)),
+    "metrics.deletion": curve(metrics.deletion),
+    "metrics.insertion": curve(metrics.insertion),
+}
+
+
+def network(params, batch):
+    return jnp.tanh(batch @ params["first"]) @ params["second"]
+
+
+def dense(params, batch):
+    """Scores at two positions."""
+    return jnp.stack([network(params, batch), network(params, 2 * batch)], axis=1)
+
+
+IMAGE = jax.random.normal(KEY, (5, 6, 2))
+SAMPLES = jax.random.normal(jax.random.key(3), (12, 4))
+MASK = jnp.array([1.0, 0.5])
+MOMENTS = lambda v: estimates.update(estimates.init_moments(v[0]), v)
+PAIRS = lambda v: estimates.update(estimates.init_covariance(v[0]), (v, v**2))
+MATRIX = lambda v: estimates.update(estimates.init_covariance_matrix(v[0]), v)
+
+
+def rounded(make):
+    """A state without its low parts, which are rounding and nothing else."""
+    return lambda v: make(v)._replace(compensation=None)
+
+
+def batch_model(x, label, params):
+    scores = network(params, x)
+    return jnp.take_along_axis(scores, label[:, None], axis=1)[:, 0]
+
+
+def across_axis(values):
+    """`merge_across` needs a named axis: two halves of the samples."""
+    halves = values.reshape(2, -1, *values.shape[1:])
+    merged = jax.vmap(lambda v: estimates.merge_across(MOMENTS(v), "halves"), axis_name="halves")(
+        halves
+    )
+    return jax.tree.map(lambda leaf: leaf[0], merged)
+
+
+# name -> (a function of arrays, its arguments), all of which can be mapped over but the shared.
+FUNCTIONS = {
+    "baselines.black_and_white": (baselines.black_and_white, (IMAGE,)),
+    "baselines.blurred": (lambda x: baselines.blurred(x, sigma=1.0), (IMAGE,)),
+    "baselines.constant": (lambda x: baselines.constant(x, 0.5), (IMAGE,)),
+    "baselines.maximum_distance": (baselines.maximum_distance, (IMAGE,)),
+    "baselines.mean": (baselines.mean, (SAMPLES,)),
+    "baselines.samples": (lambda k, d: baselines.samples(k, d, 3), (KEY, SAMPLES)),
+    "baselines.uniform": (baselines.uniform, (KEY, IMAGE)),
+    "baselines.zeros": (baselines.zeros, (IMAGE,)),
+    "estimates.batch_means": (lambda v: estimates.batch_means(v, 3), (SAMPLES,)),
+    "estimates.bootstrap_interval": (
+        lambda k, v: estimates.bootstrap_interval(k, v, resamples=20),
+        (KEY, SAMPLES),
+    ),
+    "estimates.correlation": (lambda v: estimates.correlation(PAIRS(v)), (SAMPLES,)),
+    "estimates.covariance": (lambda v: estimates.covariance(MATRIX(v)), (SAMPLES,)),
+    "estimates.init_covariance": (lambda v: PAIRS(v).sum_of_products, (SAMPLES,)),
+    "estimates.init_covariance_matrix": (rounded(MATRIX), (SAMPLES,)),
+    "estimates.init_moments": (estimates.init_moments, (SAMPLES,)),
+    "estimates.mean": (lambda v: estimates.mean(MOMENTS(v)), (SAMPLES,)),
+    "estimates.merge": (
+        rounded(lambda v: estimates.merge(MOMENTS(v), MOMENTS(2 * v))),
+        (SAMPLES,),
+    ),
+    "estimates.merge_across": (rounded(across_axis), (SAMPLES,)),
+    "estimates.normal_interval": (estimates.normal_interval, (SAMPLES, jnp.abs(SAMPLES))),
+    "estimates.standard_error": (lambda v: estimates.standard_error(MOMENTS(v)), (SAMPLES,)),
+    "estimates.student_interval": (
+        lambda m, e: estimates.student_interval(m, e, degrees_of_freedom=4),
+        (SAMPLES, jnp.abs(SAMPLES)),
+    ),
+    "estimates.update": (rounded(MOMENTS), (SAMPLES,)),
+    "estimates.variance": (lambda v: estimates.variance(MOMENTS(v)), (SAMPLES,)),
+    "evaluate.batched": (evaluate.batched(batch_model, (0, 0, None)), (X, LABEL, make_params())),
+    "evaluate.evaluate": (
+        lambda x: evaluate.evaluate(
+            lambda k: x[k] ** 2, 12, evaluate.weighted_sum(jnp.ones(12)), chunk_size=5
+        ),
+        (SAMPLES,),
+    ),
+    "evaluate.stack": (
+        lambda x: evaluate.evaluate(lambda k: x[k] ** 2, 12, evaluate.stack(12), chunk_size=5),
+        (SAMPLES,),
+    ),
+    "evaluate.walk": (
+        lambda x: evaluate.walk(x, lambda s, k: (jnp.sin(s), s.sum()), 4),
+        (SAMPLES,),
+    ),
+    "evaluate.weighted_sum": (
+        lambda x: evaluate.evaluate(lambda k: x[k], 12, evaluate.weighted_sum(x[:, 0])),
+        (SAMPLES,),
+    ),
+    "metrics.over_examples": (
+        lambda v: metrics.over_examples(
+            metrics.Curve(v, v[:, 0], 2 * v, 3 * v[:, 1], v[:, 0], jnp.abs(v))
+        ),
+        (SAMPLES,),
+    ),
+    "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
+    "targets.entropy": (targets.entropy(network), (X, make_params())),
+    "targets.log_probability": (targets.log_probability(network), (X, LABEL, make_params())),
+    "targets.logit": (targets.logit(network), (X, LABEL, make_params())),
+    "targets.logit, positions": (
+        targets.logit(dense, positions=True),
+        (X, LABEL, MASK, make_params()),
+    ),
+    "targets.margin": (targets.margin(network), (X, LABEL, jnp.int32(2), make_params())),
+    "targets.masked_sum": (targets.masked_sum(dense), (X, jnp.ones((2, 3)), make_params())),
+    "targets.output": (targets.output(lambda p, x: (x @ p["first"])[:, 0]), (X, make_params())),
+    "targets.probability": (targets.probability(network), (X, LABEL, make_params())),
+}
+
+# Not functions of arrays, so only their docstrings are walked; each has tests of its own.
+HOST = {
+    "adapters.linen": "takes a Flax module",
+    "adapters.nnx": "takes a Flax model",
+    "models.LeNet": "a Flax model",
+    "models.ResNet20": "a Flax model",
+    "models.SqueezeNet": "a Flax model",
+    "paths.clenshaw_curtis": "a rule: numpy on the host",
+    "paths.gauss_legendre": "a rule: numpy on the host",
+    "paths.left_riemann": "a rule: numpy on the host",
+    "paths.midpoint": "a rule: numpy on the host",
+    "paths.right_riemann": "a rule: numpy on the host",
+    "paths.trapezoid": "a rule: numpy on the host",
+}
+
+
+def public():
+    """Every public name, with its object: `area.name`, headline names by their area."""
+    found = {}
+    for area in jaxplain.__all__:
+        module = getattr(jaxplain, area)
+        if inspect.ismodule(module):
+            assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
+            found |= {f"{area}.{name}": getattr(module, name) for name in module.__all__}
+        else:
+            home = [n for n in found if found[n] is module]
+            later = module.__module__.split(".")[1]
+            assert home or module.__name__ in getattr(jaxplain, later).__all__, area
+    return found
+
+
+def is_result(value):
+    return inspect.isclass(value) and issubclass(value, tuple)
+
+
+# --------------------------------------------------------------------------------- the surface
+
+
+def test_every_public_function_is_in_a_table():
+    tables = {name.split(",")[0] for table in (KERNELS, FUNCTIONS, HOST) for name in table}
+    functions = {name for name, value in public().items() if not is_result(value)}
+    assert functions - tables == set(), "public, but in no table of tests/test_conformance.py"
+    assert tables - functions == set(), "in a table, but not public"
+
+
+@pytest.mark.parametrize("name", sorted(public()))
+def test_docstrings(name):
+    value = public()[name]
+    text = inspect.getdoc(value)
+    assert text, f"{name} has no docstring"
+    if is_result(value):
+        return  # what the fields hold is the business of "Returns:" and of the class
+    places = [text.find(f"\n{section}\n") for section in SECTIONS]
+    assert -1 not in places, dict(zip(SECTIONS, places, strict=True))
+    assert places == sorted(places), f"the sections of {name} are not in the order {SECTIONS}"
+    assert ">>>" in text[places[3] : places[4]]
+    assert re.search(r"\d{4}|https://|docs/|jaxplain|jax\.", text[places[4] :])
+
+
+def test_the_surface_is_what_is_imported():
+    assert set(jaxplain.__all__) <= set(dir(jaxplain))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = jaxplain.nothing
+
+
+# ------------------------------------------------------------------------ helpers of the tests
+
+
+def call(kernel, x, label=LABEL, params=None, f=model, chunk_size=3, explain=None):
+    params = make_params() if params is None else params
+    explain = kernel.make(f, chunk_size) if explain is None else explain
+    return explain(*kernel.before(x), x, *kernel.after(x), label, params)
+
+
+def one_argument(kernel, f=model, chunk_size=3):
+    """The kernel as a function of x alone, for `vmap` and derivatives."""
+    params, explain = make_params(), kernel.make(f, chunk_size)
+    return lambda x: explain(*kernel.before(x), x, *kernel.after(x), LABEL, params)
+
+
+def assert_close(got, expected, tolerance=1e-5):
+    """Equal to `tolerance` of the largest number in the result."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    numbers = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(expected)]
+    largest = max((np.abs(n[np.isfinite(n)]).max(initial=0) for n in numbers), default=0)
+    for a, b in zip(jax.tree.leaves(got), numbers, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), b, atol=tolerance * largest, rtol=0, equal_nan=True
+        )
+
+
+def cast(dtype, leaf):
+    return leaf.astype(dtype)
+
+
+def variants(tree, number):
+    """A batch: the tree, and others like it."""
+
+    def several(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.split(leaf, number)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.stack([leaf] * number)
+        return jnp.stack([leaf * (1 - 0.3 * k) for k in range(number)])
+
+    return jax.tree.map(several, tree)
+
+
+def pick(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def loop(function, batch, count):
+    return jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(function(*pick(batch, k)) for k in range(count))
+    )
+
+
+kernels = pytest.mark.parametrize("name", KERNELS)
+
+
+# -------------------------------------------------------------------------- every pure function
+
+
+@pytest.mark.pins
+@pytest.mark.parametrize("name", [*KERNELS, *FUNCTIONS])
+def test_transformations_agree(name):
+    """`jit`, `vmap`, `vmap` of `vmap` and `jit(vmap)` give what single calls give."""
+    if name in KERNELS:
+        function, arguments = one_argument(KERNELS[name]), (X,)
+    else:
+        function, arguments = FUNCTIONS[name]
+    shared = name in ("evaluate.batched",)
+    function = (lambda f: lambda *a: f(*a, make_params()))(function) if shared else function
+    arguments = arguments[:-1] if shared else arguments
+
+    single = jax.jit(function)
+    assert_close(single(*arguments), function(*arguments))
+    batch = variants(arguments, 3)
+    expected = loop(single, batch, 3)
+    assert_close(jax.vmap(function)(*batch), expected)
+    assert_close(jax.jit(jax.vmap(function))(*batch), expected)
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), batch)
+    expected = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), expected)
+    if name == "evaluate.batched":
+        got = jax.vmap(jax.vmap(function))(*twice)
+    else:
+        got = jax.jit(jax.vmap(jax.vmap(function)))(*twice)
+    assert_close(got, expected)
+
+
+# ------------------------------------------------------------------------------- every kernel
+
+
+@pytest.mark.pins
+@kernels
+def test_a_second_call_traces_nothing(name):
+    kernel = KERNELS[name]
+    for wrap in (lambda explain: explain, jax.jit):
+        counted = chex.assert_max_traces(model, n=100)
+        traces = []
+
+        def f(*args, traces=traces, counted=counted):
+            traces.append(1)
+            return counted(*args)
+
+        explain = wrap(kernel.make(f, 3))
+        call(kernel, X, explain=explain)
+        first = len(traces)
+        assert 1 <= first <= 3, "f is traced for its gradient, its outputs, and no more"
+        for x, label in ((X, LABEL), (2 * X, jnp.int32(0))):
+            call(kernel, x, label, explain=explain)
+        assert len(traces) == first
+
+
+@kernels
+def test_derivatives(name, x64):
+    """The derivative of a function of the result, against finite differences, by x and params."""
+    kernel = KERNELS[name]
+    params = make_params(jnp.float64)
+    x = jnp.asarray(np.asarray(X), jnp.float64)
+    explain = kernel.make(model, 3)
+
+    def of_result(x, params):
+        first = explain(*kernel.before(x), x, *kernel.after(x), LABEL, params)[0]
+        return jnp.sum(jnp.sin(first))
+
+    if "tolerance" in name:  # compare with the closed derivative: the number of nodes is data
+        fixed = KERNELS["paths.integrated_gradients"]
+        many = paths.integrated_gradients(model, steps=65, rule=paths.clenshaw_curtis)
+        same = lambda x, p: jnp.sum(jnp.sin(many(x, *fixed.after(x), LABEL, p)[0]))
+        tangents = (jnp.ones_like(x), jax.tree.map(jnp.ones_like, params))
+        got = jax.jvp(of_result, (x, params), tangents)
+        assert_close(got, jax.jvp(same, (x, params), tangents), 1e-12)
+        with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+            jax.grad(of_result)(x, params)
+        return
+    check_grads(of_result, (x, params), order=1, modes=kernel.modes, eps=1e-6)
+
+
+@pytest.mark.pins
+@kernels
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 16, 1000])
+def test_chunk_size_changes_rounding_only(name, chunk_size):
+    kernel = KERNELS[name]
+    assert_close(call(kernel, X, chunk_size=chunk_size), call(kernel, X, chunk_size=3), 1e-6)
+
+
+@pytest.mark.pins
+@kernels
+def test_dtypes(name):
+    """Results have the dtype of x; a narrow x is computed wide."""
+    kernel = KERNELS[name]
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.asarray(X.astype(jnp.bfloat16), np.float64))
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), make_params(jnp.bfloat16)
+        )
+        expected = call(kernel, wide, params=params)
+        for leaf in jax.tree.leaves(expected[0]):
+            assert leaf.dtype == jnp.float64
+        expected = jax.device_get(expected)
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)):
+        params = jax.tree.map(functools.partial(cast, dtype), make_params(jnp.bfloat16))
+        got = call(kernel, X.astype(jnp.bfloat16).astype(dtype), params=params)
+        for leaf in jax.tree.leaves(got[0]):
+            assert leaf.dtype == dtype
+        assert_close(got[0], expected[0], tolerance)
+
+
+TREES = {
+    "dict": (lambda x: {"b": x[:2], "a": x[2:].reshape(2, 2)},
+             lambda t: jnp.concatenate([t["b"], t["a"].reshape(4)])),
+    "tuple": (lambda x: (x[:1], (x[1:],)), lambda t: jnp.concatenate([t[0], t[1][0]])),
+    "with a scalar": (lambda x: [x[0], x[1:]], lambda t: jnp.concatenate([t[0][None], t[1]])),
+}  # fmt: skip
+
+
+@pytest.mark.pins
+@kernels
+@pytest.mark.parametrize("tree", TREES)
+def test_trees_give_what_the_vector_gives(name, tree):
+    kernel = KERNELS[name]
+    split, join = TREES[tree]
+    f = lambda x, label, params: model(join(x), label, params)
+    explain = kernel.make(f, 3)
+    x = split(X)
+    # The arguments are the vector's, split: the ranks of a metric follow the order of the leaves.
+    after = tuple(split(a) for a in kernel.after(X))
+    got = explain(*kernel.before(x), x, *after, LABEL, make_params())
+    expected = call(kernel, X)
+    if kernel.scalar:
+        assert jax.tree.structure(got.values) == jax.tree.structure(x)
+        assert_close(join(got.values), expected.values)
+        assert_close(got[1:], expected[1:])
+    else:  # the random orderings differ: leaves are drawn in the order of the tree
+        assert_close(got.scores, expected.scores)
+
+
+@kernels
+def test_a_scalar_input(name):
+    kernel = KERNELS[name]
+    f = lambda x, label, params: jnp.sin(x) * params["first"][0, 0]
+    got = call(kernel, jnp.float32(0.7), f=f)
+    vector = lambda x, label, params: f(x[0], label, params)
+    expected = call(kernel, jnp.array([0.7]), f=vector)
+    if kernel.scalar:
+        assert got.values.shape == ()
+        assert_close(got.values[None], expected.values)
+        python = call(kernel, 0.7, f=f) if not kernel.after(X) else None
+        if python is not None:
+            assert_close(python, got)
+    else:
+        assert_close(got, expected)
+
+
+@pytest.mark.pins
+@kernels
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_batch_of_none_and_of_one(name, size):
+    kernel = KERNELS[name]
+    got = jax.jit(jax.vmap(one_argument(kernel)))(jnp.stack([X])[:size])
+    expected = jax.tree.map(lambda leaf: leaf[None][:size], call(kernel, X))
+    assert_close(got, expected)
+
+
+@pytest.mark.pins
+@kernels
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+def test_a_sharded_batch_stays_sharded(name, axis_type):
+    kernel = KERNELS[name]
+    axis_types = (getattr(jax.sharding.AxisType, axis_type),)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=axis_types)
+    batch = variants(X, 16)
+    function = one_argument(kernel)
+    expected = jax.vmap(function)(batch)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(batch, jax.P("data"))
+        mapped = jax.jit(jax.vmap(function))
+        text = mapped.lower(batch).compile().as_text()
+        assert not re.search("all-(gather|reduce|to-all)|collective-permute", text)
+        got = mapped(batch)
+        for leaf in jax.tree.leaves(got):
+            if leaf.sharding.is_fully_replicated:
+                continue  # what no example decides, such as the number of gradients
+            assert leaf.sharding.is_equivalent_to(jax.NamedSharding(mesh, jax.P("data")), leaf.ndim)
+        first = jax.tree.leaves(got[0])[0]
+        assert not first.sharding.is_fully_replicated
+    assert_close(jax.device_get(got), jax.device_get(expected))
+
+
+@kernels
+def test_results_are_trees_and_survive_orbax(name, tmp_path):
+    import orbax.checkpoint as ocp
+
+    result = call(KERNELS[name], {"x": X}, f=lambda x, *args: model(x["x"], *args))
+    leaves, structure = jax.tree.flatten(result)
+    again = jax.tree.unflatten(structure, leaves)
+    assert type(again) is type(result)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "result", result)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "result", result)
+    assert jax.tree.structure(restored) == structure
+    for a, b in zip(jax.tree.leaves(restored), leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+
+@kernels
+def test_bad_input_is_named(name):
+    kernel = KERNELS[name]
+    if kernel.scalar:
+        with pytest.raises(ValueError, match=r"returned shape \(3,\).*lambda x: f\(x\)\[label\]"):
+            call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
+        with pytest.raises(TypeError, match="f must return one scalar array, but returned a tuple"):
+            call(kernel, X, f=lambda x, *args: (x[0], x[1]))
+    with pytest.raises(TypeError, match="f must return a float"):
+        call(kernel, X, f=lambda x, *args: jnp.argmax(x))
+    with pytest.raises(TypeError, match=r"dtype int32.*sites\.at\(f, \"embedding\"\)"):
+        call(kernel, jnp.arange(6))
+    with pytest.raises(TypeError, match=r"leaf at \[0\] is a str \('mode'\).*functools.partial"):
+        call(kernel, X, label="mode")
+    with pytest.raises(ValueError, match="at least one array"):
+        call(kernel, {})
+    with pytest.raises(TypeError, match="f must be a function, but is a int"):
+        kernel.make(3, 3)
+    for after in (kernel.after(X),) if kernel.after(X) else ():
+        explain = kernel.make(model, 3)
+        for place, wrong in enumerate(after):
+            for bad, error, message in (
+                (wrong[:3], ValueError, r"must have the shape of x, \(6,\), but has \(3,\)"),
+                ({"x": wrong}, ValueError, "must be the same tree as x"),
+                (wrong.astype(jnp.bfloat16), TypeError, "must have the dtype of x, float32"),
+                ("black", TypeError, r"is a str \('black'\)"),
+            ):
+                changed = [*after]
+                changed[place] = bad
+                with pytest.raises(error, match=message):
+                    explain(*kernel.before(X), X, *changed, LABEL, make_params())
+    if "gradients." not in name:
+        for chunk_size, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
+            with pytest.raises(error, match="chunk_size must be"):
+                kernel.make(model, chunk_size)
+
+
+@pytest.mark.parametrize("name", [n for n, k in KERNELS.items() if k.scalar])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_is_flagged(name, bad):
+    kernel = KERNELS[name]
+    assert bool(call(kernel, X).finite)
+    result = call(kernel, X.at[2].set(bad))
+    assert not bool(result.finite)
+    # Even where the model hides it.
+    hides = lambda x, label, params: jnp.sum(jnp.where(jnp.isfinite(x), x, 0.0) * 2)
+    assert not bool(call(kernel, X.at[2].set(bad), f=hides).finite)
