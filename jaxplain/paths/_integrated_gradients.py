@@ -162,7 +162,13 @@ def _to_tolerance(
         at_ends = _fast.inline(jax.vmap(lambda z: jax.value_and_grad(f)(z, *args)))
         outputs, gradients = at_ends(_ends(x, baseline))
         integral = _nested.integrate(
-            lambda t: jax.grad(f)(line(t), *args), gradients, velocity, plan, tolerance, chunk_size
+            lambda t: jax.grad(f)(line(t), *args),
+            gradients,
+            outputs[1] - outputs[0],
+            velocity,
+            plan,
+            tolerance,
+            chunk_size,
         )
         return _result(
             x,

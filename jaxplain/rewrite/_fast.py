@@ -49,8 +49,7 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
       function: takes and returns trees of arrays; differentiated or not.
 
     Returns:
-      A jitted function with the same signature. Code under the user's own
-      `jax.lax.platform_dependent` is left as it is.
+      A jitted function with the same signature.
 
     Raises:
       TypeError: `function` is not callable, or is called with an argument that is not an array.
@@ -108,9 +107,18 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: staged(function, *arguments)[0](*arguments)
 
 
-def _convolution(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array | None:
+def _convolution(
+    platform: str | None, lhs: jax.Array, rhs: jax.Array, **params: Any
+) -> jax.Array | None:
     if params["out_sharding"] is not None:
         return None  # the sharding names dimensions of the form it was written for
+    if platform == "other":
+        return None
+    if platform == "cpu":
+        # A branch for CPU: our own, where a canonical form has its barrier already and only what
+        # a later differentiation has made needs to be brought to it.
+        is_canonical = params["dimension_numbers"] == _canonical(lhs.ndim - 2)
+        return None if is_canonical else _canonical_convolution(lhs, rhs, **params)
     return lax.platform_dependent(
         lhs,
         rhs,
@@ -129,21 +137,24 @@ def _canonical_convolution(
 ) -> jax.Array:
     # A spec lists positions: (batch, feature, *spatial) of lhs and out, (O, I, *spatial) of rhs.
     (n, c, *spatial), (o, i, *window), out = dimension_numbers
-    rank = len(spatial)
-    channels_last = (0, rank + 1, *range(1, rank + 1))
-    canonical = lax.ConvDimensionNumbers(
-        channels_last, (rank + 1, rank, *range(rank)), channels_last
-    )
+    canonical = _canonical(len(spatial))
     lhs = jnp.transpose(lhs, (n, *spatial, c))
     rhs = lax.optimization_barrier(jnp.transpose(rhs, (*window, i, o)))
     result = _plain_convolution(lhs, rhs, dimension_numbers=canonical, **params)
-    inverse = [0] * (rank + 2)
-    for position, axis in zip(out, channels_last, strict=True):
+    inverse = [0] * lhs.ndim
+    for position, axis in zip(out, canonical.out_spec, strict=True):
         inverse[position] = axis
     return jnp.transpose(result, inverse)
 
 
+def _canonical(rank: int) -> lax.ConvDimensionNumbers:
+    """(N, *spatial, C), (*spatial, I, O), (N, *spatial, C)."""
+    channels_last = (0, rank + 1, *range(1, rank + 1))
+    return lax.ConvDimensionNumbers(channels_last, (rank + 1, rank, *range(rank)), channels_last)
+
+
 def _pool_gradient(
+    platform: str | None,
     source: jax.Array,
     operand: jax.Array,
     *,
@@ -152,6 +163,7 @@ def _pool_gradient(
     window_strides: tuple[int, ...],
     padding: tuple[tuple[int, int], ...],
 ) -> jax.Array | None:
+    del platform  # the same numbers from simple operations: good everywhere
     window = tuple(window_dimensions)
     size = functools.reduce(lambda a, b: a * b, window)
     if window != tuple(window_strides) or any(low or high for low, high in padding):

@@ -2,10 +2,12 @@
 
 A pass is a mapping from a primitive's name to a rule
 
-    rule(*inputs, **params) -> output | list of outputs | None
+    rule(platform, *inputs, **params) -> output | list of outputs | None
 
-where None says "not this one: keep the equation as it is". Equations without a rule are evaluated
-whole, with their context (source line, mesh, metadata). Equations that hold programs of their own
+where None says "not this one: keep the equation as it is", and `platform` is what is known of the
+place of the equation: "cpu" or "other" inside a branch of `jax.lax.platform_dependent`, else None.
+Equations without a rule are evaluated whole, with their context (source line, mesh, metadata).
+Equations that hold programs of their own
 (`jit`, `scan`, `while`, `cond`, `checkpoint`, custom derivatives, `shard_map`) are entered where,
 and only where, something inside them has a rule: their inner program is interpreted into a new one
 of the same types, and the same primitive is bound to it. So every option of the equation (sharding,
@@ -47,13 +49,16 @@ def stage(function: Callable[..., Any], *arguments: Any) -> tuple[jex.ClosedJaxp
     return jax.make_jaxpr(function, return_shape=True)(*arguments)
 
 
-def interpret(program: jex.ClosedJaxpr, rules: Rules, *inputs: Any) -> list[Any]:
+def interpret(
+    program: jex.ClosedJaxpr, rules: Rules, *inputs: Any, platform: str | None = None
+) -> list[Any]:
     """Evaluates a program, with `rules` in place of the primitives they name.
 
     Args:
       program: what to evaluate; its constants may be tracers of an enclosing trace.
       rules: from the name of a primitive to its rule, see the top of this file.
       *inputs: one array for each input of the program.
+      platform: "cpu" or "other" where the program is a branch for that platform.
 
     Returns:
       The list of outputs, flat.
@@ -68,9 +73,9 @@ def interpret(program: jex.ClosedJaxpr, rules: Rules, *inputs: Any) -> list[Any]
     for equation in program.jaxpr.eqns:
         values = [read(atom) for atom in equation.invars]
         rule = rules.get(equation.primitive.name)
-        outputs = None if rule is None else rule(*values, **equation.params)
+        outputs = None if rule is None else rule(platform, *values, **equation.params)
         if outputs is None:
-            outputs = _evaluate_equation(equation, rules, values)
+            outputs = _evaluate_equation(equation, rules, values, platform)
         elif not isinstance(outputs, list):
             outputs = [outputs]
         environment.update(zip(equation.outvars, outputs, strict=True))
@@ -81,19 +86,15 @@ def contains(jaxpr: jex.Jaxpr, rules: Rules) -> bool:
     """Whether any equation, at any depth that the interpreter enters, has a rule."""
     return any(
         equation.primitive.name in rules
-        or (_is_entered(equation) and any(contains(inner, rules) for inner in _inner(equation)))
+        or any(contains(inner, rules) for inner in _inner(equation))
         for equation in jaxpr.eqns
     )
 
 
-def _is_entered(equation: jex.JaxprEqn) -> bool:
-    # A switch over platforms is somebody's choice of code for each of them, ours included:
-    # it is final. This makes the passes idempotent.
-    chosen_by_platform = equation.params.get("branches_platforms") is not None
-    return equation.primitive.name in _ENTERED and not chosen_by_platform
-
-
 def _inner(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
+    """The programs inside an equation, if it is one that is entered."""
+    if equation.primitive.name not in _ENTERED:
+        return
     for value in equation.params.values():
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, jex.ClosedJaxpr):
@@ -102,11 +103,13 @@ def _inner(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
                 yield item
 
 
-def _evaluate_equation(equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any]) -> list[Any]:
-    if _is_entered(equation) and any(contains(inner, rules) for inner in _inner(equation)):
+def _evaluate_equation(
+    equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any], platform: str | None
+) -> list[Any]:
+    if any(contains(inner, rules) for inner in _inner(equation)):
         if equation.primitive.name == "shard_map":
-            return _shard_map(equation, rules, values)
-        equation = _replace_inner(equation, rules)
+            return _shard_map(equation, rules, values, platform)
+        equation = _replace_inner(equation, rules, platform)
     # One equation as a program of its own: JAX evaluates it with all that belongs to it.
     atoms = [atom for atom in equation.invars if not isinstance(atom, jex.Literal)]
     arrays = [
@@ -122,44 +125,59 @@ def _evaluate_equation(equation: jex.JaxprEqn, rules: Rules, values: Sequence[An
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))(*known.values())
 
 
-def _replace_inner(equation: jex.JaxprEqn, rules: Rules) -> jex.JaxprEqn:
-    def replace(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(replace(item) for item in value)
+def _replace_inner(equation: jex.JaxprEqn, rules: Rules, platform: str | None) -> jex.JaxprEqn:
+    def replace(value: Any, platform: str | None = platform) -> Any:
         if isinstance(value, jex.ClosedJaxpr):
-            return _rewrite(value, rules)
+            return _rewrite(value, rules, platform)
         if isinstance(value, jex.Jaxpr):
-            return _rewrite(jex.ClosedJaxpr(value, ()), rules).jaxpr
+            return _rewrite(jex.ClosedJaxpr(value, ()), rules, platform).jaxpr
         return value
 
-    params = {
-        # Only tuples of programs are rebuilt; other tuples keep their own type.
-        name: replace(value) if _holds_program(value) else value
-        for name, value in equation.params.items()
-    }
+    params = {name: replace(value) for name, value in equation.params.items()}
+    if equation.primitive.name == "cond":
+        places = _platforms(equation.params.get("branches_platforms"), platform)
+        branches = equation.params["branches"]
+        places = [platform] * len(branches) if places is None else places
+        params["branches"] = tuple(map(replace, branches, places))
     return equation.replace(params=params)
 
 
-def _holds_program(value: Any) -> bool:
-    items = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(item, (jex.ClosedJaxpr, jex.Jaxpr)) for item in items)
+def _platforms(
+    branches: Sequence[Sequence[str] | None] | None, platform: str | None
+) -> list[str | None] | None:
+    """What is known of the platform in each branch of a switch over platforms."""
+    if branches is None or platform is not None:
+        return None
+
+    def of(names: Sequence[str] | None) -> str | None:
+        if names is None:  # the default: whatever no other branch names
+            return "other" if any("cpu" in named for named in branches if named) else None
+        if "cpu" not in names:
+            return "other"
+        return "cpu" if len(names) == 1 else None
+
+    return [of(names) for names in branches]
 
 
-def _rewrite(program: jex.ClosedJaxpr, rules: Rules) -> jex.ClosedJaxpr:
+def _rewrite(program: jex.ClosedJaxpr, rules: Rules, platform: str | None) -> jex.ClosedJaxpr:
     """A program of the same types, with the rules applied."""
     if not contains(program.jaxpr, rules):
         return program
     # The abstract values themselves are the arguments: they carry weak types and shardings.
     abstract = [variable.aval for variable in program.jaxpr.invars]
-    return jax.make_jaxpr(lambda *inputs: interpret(program, rules, *inputs))(*abstract)
+    return jax.make_jaxpr(lambda *inputs: interpret(program, rules, *inputs, platform=platform))(
+        *abstract
+    )
 
 
-def _shard_map(equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any]) -> list[Any]:
+def _shard_map(
+    equation: jex.JaxprEqn, rules: Rules, values: Sequence[Any], platform: str | None
+) -> list[Any]:
     """Entered through the public function, which sets up the manual axes for the inner trace."""
     params = equation.params
     inner = jex.ClosedJaxpr(params["jaxpr"], ())
     mapped = jax.shard_map(
-        lambda *inputs: tuple(interpret(inner, rules, *inputs)),
+        lambda *inputs: tuple(interpret(inner, rules, *inputs, platform=platform)),
         mesh=params["mesh"],
         in_specs=tuple(params["in_specs"]),
         out_specs=tuple(params["out_specs"]),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxplain
 from jaxplain import paths, rewrite
@@ -124,7 +125,9 @@ def test_a_level_is_the_rule_itself(chunk_size, x64):
         expected, before = fixed(max_steps), fixed((max_steps + 1) // 2)
         np.testing.assert_allclose(got.values, expected, rtol=1e-12)
         assert int(got.evaluations) == max_steps
-        estimate = jnp.linalg.norm(expected - before) / jnp.linalg.norm(expected)
+        gap = jnp.abs(got.completeness_gap) / np.sqrt(5)
+        moved = jnp.linalg.norm(expected - before)
+        estimate = jnp.maximum(moved, gap) / jnp.linalg.norm(expected)
         np.testing.assert_allclose(got.error, estimate, rtol=1e-10)
 
 
@@ -160,6 +163,7 @@ def test_each_example_stops_by_itself_and_the_tolerance_can_be_traced():
 
 
 def test_an_unmet_tolerance_is_data():
+    """Here no node sees the rise at all: both rules agree on zero, and the gap gives it away."""
     step = lambda x: jax.nn.sigmoid(1e4 * (x[0] - 0.3))
     result = jaxplain.integrated_gradients(step, tolerance=1e-6)(jnp.ones(1), jnp.zeros(1))
     assert float(result.error) > 1e-6
@@ -260,7 +264,8 @@ def test_no_slow_convolution_in_resnet20():
     """No kernel layout 01oi is left in the compiled text of the network of the bar."""
     from bench.networks import CASES
 
-    apply, params = jaxplain.adapters.nnx(CASES["resnet20"].make())
+    # Shapes are enough: to draw the weights takes longer than to compile.
+    apply, params = jaxplain.adapters.nnx(nnx.eval_shape(CASES["resnet20"].make))
     explain = jaxplain.integrated_gradients(jaxplain.targets.logit(apply), steps=8, chunk_size=1)
     program = jax.jit(jax.vmap(explain, (0, None, 0, None)))
     image = jnp.zeros((32, 32, 3))
