@@ -31,13 +31,13 @@ class Reduction(NamedTuple):
       update: `state, index, values -> state` for one chunk: `index` has shape (chunk,) and each
         leaf of `values` a leading axis of that length.
       finish: `state -> result`.
-      count: the number of points it was made for, or None where any will do.
+      points: the number of points it was made for, or None where any will do.
     """
 
     init: Callable[[Any], Any]
     update: Callable[[Any, jax.Array, Any], Any]
     finish: Callable[[Any], Any]
-    count: int | None = None
+    points: int | None = None
 
 
 def evaluate(
@@ -82,9 +82,9 @@ def evaluate(
     count = checks.integer(count, "count")
     chunk_size = min(checks.integer(chunk_size, "chunk_size"), count)
     call, value = _fast.staged(point, jax.ShapeDtypeStruct((), jnp.int32))
-    if reduction.count not in (None, count):
+    if reduction.points not in (None, count):
         raise ValueError(
-            f"the reduction was made for {reduction.count} points, but there are {count}."
+            f"the reduction was made for {reduction.points} points, but there are {count}."
         )
 
     def chunk(state: Any, start: Any, size: int) -> Any:

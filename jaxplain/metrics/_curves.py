@@ -342,7 +342,7 @@ def _orderings(key: jax.Array, importance: Any, random_orderings: int) -> Any:
     keys = jax.random.split(key, random_orderings)
     random = jax.vmap(lambda k: jax.random.uniform(k, flat.shape, flat.dtype))(keys)
     order = jnp.argsort(-jnp.concatenate([flat[None], random]), axis=1)
-    rank = jnp.argsort(order, axis=1)
+    rank = jnp.argsort(order, axis=1).astype(jnp.int32)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = jnp.split(rank, ends, axis=1)
     shaped = [

@@ -140,11 +140,11 @@ def _fixed(
             weighted_sum(weights),
             chunk_size=chunk_size,
         )
-        outputs = _fast.inline(jax.vmap(lambda z: f(z, *args)))(_ends(x, baseline))
+        output, _ = _fast.staged(lambda z: f(z, *args), x)
         return _result(
             x,
             baseline,
-            outputs,
+            (output(baseline), output(x)),
             trees.multiply(velocity, integral),
             error=jnp.nan,
             evaluations=jnp.int32(len(nodes)),
@@ -159,12 +159,13 @@ def _to_tolerance(
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         line, velocity = _straight_line(x, baseline)
         # The outputs at the two ends are needed anyway; their gradients belong to every level.
-        at_ends = _fast.inline(jax.vmap(lambda z: jax.value_and_grad(f)(z, *args)))
-        outputs, gradients = at_ends(_ends(x, baseline))
+        value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), x)
+        baseline_output, first = value_and_gradient(baseline)
+        output, last = value_and_gradient(x)
         integral = _nested.integrate(
             lambda t: jax.grad(f)(line(t), *args),
-            gradients,
-            outputs[1] - outputs[0],
+            (first, last),
+            trees.subtract(trees.widen(output), trees.widen(baseline_output)),
             velocity,
             plan,
             tolerance,
@@ -173,7 +174,7 @@ def _to_tolerance(
         return _result(
             x,
             baseline,
-            outputs,
+            (baseline_output, output),
             trees.multiply(velocity, integral.value),
             error=integral.error,
             evaluations=integral.evaluations,
@@ -194,16 +195,18 @@ def _straight_line(x: Any, baseline: Any) -> tuple[Callable[[jax.Array], Any], A
     return line, velocity
 
 
-def _ends(x: Any, baseline: Any) -> Any:
-    return jax.tree.map(lambda b, z: jnp.stack([b, z]), baseline, x)
-
-
 def _result(
-    x: Any, baseline: Any, outputs: jax.Array, values: Any, *, error: Any, evaluations: jax.Array
+    x: Any,
+    baseline: Any,
+    outputs: tuple[jax.Array, jax.Array],
+    values: Any,
+    *,
+    error: Any,
+    evaluations: jax.Array,
 ) -> PathAttribution:
-    baseline_output, output = outputs[0], outputs[1]
+    baseline_output, output = outputs
     gap = trees.total(values)
-    dtype = trees.widest(gap.dtype, outputs.dtype)
+    dtype = trees.widest(gap.dtype, output.dtype)
     gap = gap.astype(dtype) - (output.astype(dtype) - baseline_output.astype(dtype))
     values = trees.cast_like(values, x)
     return PathAttribution(

@@ -90,7 +90,7 @@ class Integral(NamedTuple):
 
 def integrate(
     gradient: Callable[[jax.Array], Any],
-    at_ends: Any,
+    at_ends: tuple[Any, Any],
     rise: jax.Array,
     velocity: Any,
     plan: Schedule,
@@ -101,7 +101,7 @@ def integrate(
 
     Args:
       gradient: from t to a tree like x.
-      at_ends: the gradients at t = 0 and t = 1, each leaf with a leading axis of 2.
+      at_ends: the gradients at t = 0 and at t = 1.
       rise: f at t = 1 less f at t = 0.
       velocity: a tree like x, which weighs the error.
       plan: from `schedule`.
@@ -151,8 +151,9 @@ def integrate(
         reached = jnp.where(completes, error(sums, jnp.maximum(at, 1)), reached)
         return done, reached, sums
 
-    end_weights = jnp.broadcast_to(jnp.asarray(plan.end_weights)[:, None], (levels, 2))
-    sums = jax.tree.map(lambda g: outer(end_weights, g), at_ends)
+    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
+    end_weights = jnp.asarray(plan.end_weights)[:, None]
+    sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
     unknown = jnp.full_like(trees.total(velocity), jnp.inf)
     done, reached, sums = jax.lax.while_loop(unfinished, chunk, (jnp.int32(0), unknown, sums))
     at = level(done)
