@@ -154,8 +154,12 @@ def integrate(
     both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
     end_weights = jnp.asarray(plan.end_weights)[:, None]
     sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
-    unknown = jnp.full_like(trees.total(velocity), jnp.inf)
-    done, reached, sums = jax.lax.while_loop(unfinished, chunk, (jnp.int32(0), unknown, sums))
+    # The loop starts from values that depend on x: a `while_loop` that starts from literals cannot be
+    # batched on a mesh with Explicit axes (jax 0.10 and 0.12).
+    never = jnp.isfinite(trees.total(velocity)) & False
+    start = never.astype(jnp.int32)
+    unknown = jnp.where(never, 0.0, jnp.inf).astype(trees.total(velocity).dtype)
+    done, reached, sums = jax.lax.while_loop(unfinished, chunk, (start, unknown, sums))
     at = level(done)
     # The two ends are points too; the filler is none.
     return Integral(jax.tree.map(lambda s: s[at], sums), reached, done + 1)
