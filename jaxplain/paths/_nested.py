@@ -110,7 +110,9 @@ def integrate(
     """
     size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
     levels, points = plan.weights.shape
-    nodes, weights = jnp.asarray(plan.nodes), jnp.asarray(plan.weights)
+    chunks = points // size
+    nodes = jnp.asarray(plan.nodes).reshape(chunks, size)
+    weights = jnp.asarray(plan.weights).reshape(levels, chunks, size).swapaxes(0, 1)
     ends = jnp.asarray(FIRST * 2 ** np.arange(levels), jnp.int32)
     elements = sum(leaf.size for leaf in jax.tree.leaves(velocity))
     call, _ = _fast.staged(gradient, jax.ShapeDtypeStruct((), nodes.dtype))
@@ -124,11 +126,11 @@ def integrate(
 
     def level(done: jax.Array) -> jax.Array:
         """The level that `done` points complete or are filling."""
-        return jnp.searchsorted(ends, done).astype(jnp.int32)
+        return jnp.sum(ends < done, dtype=jnp.int32)
 
     def error(sums: Any, at: jax.Array) -> jax.Array:
-        this = jax.tree.map(lambda s, v: s[at] * v, sums, velocity)
-        last = jax.tree.map(lambda s, v: s[at - 1] * v, sums, velocity)
+        this = jax.tree.map(lambda s, v: _row(s, at) * v, sums, velocity)
+        last = jax.tree.map(lambda s, v: _row(s, at - 1) * v, sums, velocity)
         norm = trees.norm(this)
         moved = trees.norm(trees.subtract(this, last))
         missing = jnp.abs(trees.total(this) - rise.astype(norm.dtype)) / np.sqrt(elements)
@@ -141,25 +143,33 @@ def integrate(
 
     def chunk(state: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         done, reached, sums = state
-        t = jax.lax.dynamic_slice_in_dim(nodes, done, size)
-        w = jax.lax.dynamic_slice_in_dim(weights, done, size, axis=1)
+        t, w = _row(nodes, done // size), _row(weights, done // size)
         values = jax.vmap(call)(t)
         sums = jax.tree.map(lambda s, v: s + outer(w, v), sums, values)
         done = done + size
         at = level(done)
-        completes = (done == ends[at]) & (at > 0)
+        completes = jnp.any(ends[1:] == done)
         reached = jnp.where(completes, error(sums, jnp.maximum(at, 1)), reached)
         return done, reached, sums
 
     both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
     end_weights = jnp.asarray(plan.end_weights)[:, None]
     sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
-    # The loop starts from values that depend on x: a `while_loop` that starts from literals cannot be
-    # batched on a mesh with Explicit axes (jax 0.10 and 0.12).
+    # The loop starts from values that depend on x: a `while_loop` that starts from literals cannot
+    # be batched on a mesh with Explicit axes (jax 0.10.2).
     never = jnp.isfinite(trees.total(velocity)) & False
     start = never.astype(jnp.int32)
     unknown = jnp.where(never, 0.0, jnp.inf).astype(trees.total(velocity).dtype)
     done, reached, sums = jax.lax.while_loop(unfinished, chunk, (start, unknown, sums))
     at = level(done)
     # The two ends are points too; the filler is none.
-    return Integral(jax.tree.map(lambda s: s[at], sums), reached, done + 1)
+    return Integral(jax.tree.map(lambda s: _row(s, at), sums), reached, done + 1)
+
+
+def _row(table: jax.Array, index: jax.Array) -> jax.Array:
+    """`table[index]` by comparison: under `vmap` each example has its own index, and a gather by a
+    sharded index is refused on a mesh with Explicit axes.
+    """
+    here = index == jnp.arange(table.shape[0], dtype=jnp.int32)
+    here = here.reshape(here.shape + (1,) * (table.ndim - 1))
+    return jnp.sum(jnp.where(here, table, jnp.zeros((), table.dtype)), axis=0)
