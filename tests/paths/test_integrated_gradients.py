@@ -317,7 +317,7 @@ def test_training_through_an_attribution_stays_fast():
         ({"max_steps": 257}, ValueError, "max_steps belongs to the tolerance form"),
         ({"steps": 4, "rule": paths.trapezoid, "chunk_size": -1}, ValueError, "chunk_size must be"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
