@@ -22,7 +22,7 @@ PEERS := .venv-peers
 CACHE ?= $(CURDIR)/.jax_cache
 CACHED := JAX_COMPILATION_CACHE_DIR="$(CACHE)" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-peers lint types doctest docs bench format clean distclean
 .NOTPARALLEL:
