@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain import checks, trees
+
 __all__ = [
     "BlackAndWhite",
     "black_and_white",
@@ -34,7 +36,12 @@ __all__ = [
 
 
 class BlackAndWhite(NamedTuple):
-    """The two ends of the range, each a tree like the example."""
+    """The two ends of the range.
+
+    Attributes:
+        black: the minimum, a tree like the example.
+        white: the maximum, a tree like the example.
+    """
 
     black: Any
     white: Any
@@ -129,7 +136,9 @@ def mean(dataset: Any) -> Any:
     """
     dataset = _floats(dataset, "dataset")
     _count(dataset)
-    return jax.tree.map(lambda leaf: leaf.mean(0, dtype=_wide(leaf)).astype(leaf.dtype), dataset)
+    return jax.tree.map(
+        lambda leaf: leaf.mean(0, dtype=trees.wide_dtype(leaf.dtype)).astype(leaf.dtype), dataset
+    )
 
 
 def blurred(
@@ -199,7 +208,7 @@ def blurred(
             )
         if len({axis % leaf.ndim for axis in axes}) < len(axes):
             raise ValueError(f"axes {axes} name an axis of shape {leaf.shape} twice.")
-        result = leaf.astype(_wide(leaf))
+        result = leaf.astype(trees.wide_dtype(leaf.dtype))
         for axis, width in zip(axes, sigmas, strict=True):
             radius = int(truncate * width + 0.5)
             if radius and result.size:
@@ -239,14 +248,14 @@ def uniform(key: Any, x: Any, minimum: Any = 0.0, maximum: Any = 1.0) -> Any:
         Sturmfels, Lundberg, Lee 2020, "Visualizing the impact of feature attribution baselines"
         (the uniform baseline).
     """
-    _check_key(key)
+    checks.key(key)
     x = _floats(x, "x")
     low, high = _range(x, minimum, maximum)
     leaves, structure = jax.tree.flatten(x)
     keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
 
     def draw(leaf: jax.Array, key: Any, least: jax.Array, most: jax.Array) -> jax.Array:
-        unit = jax.random.uniform(key, leaf.shape, _wide(leaf))
+        unit = jax.random.uniform(key, leaf.shape, trees.wide_dtype(leaf.dtype))
         least, most = (jnp.broadcast_to(v, leaf.shape).astype(unit.dtype) for v in (least, most))
         return (least + unit * (most - least)).astype(leaf.dtype)
 
@@ -285,19 +294,16 @@ def samples(key: Any, dataset: Any, count: int, *, replace: bool = True) -> Any:
         models with axiomatic attribution priors and expected gradients" (the
         expectation over baselines of the data).
     """
-    _check_key(key)
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise TypeError(f"count must be a static integer, but is {count!r}.")
-    if count < 0:
-        raise ValueError(f"count must not be negative, but is {count}.")
+    checks.key(key)
+    count = checks.integer(count, "count", 0)
     dataset = jax.tree.map(jnp.asarray, dataset)
     examples = _count(dataset)
     if not replace and count > examples:
         raise ValueError(
             f"{count} samples cannot be drawn without replacement from {examples} examples. Draw "
-            f"fewer or give replace=True."
+            "fewer or give replace=True."
         )
-    chosen = jax.random.choice(key, examples, (int(count),), replace=bool(replace))
+    chosen = jax.random.choice(key, examples, (count,), replace=bool(replace))
     return jax.tree.map(lambda leaf: leaf[chosen], dataset)
 
 
@@ -379,30 +385,22 @@ def black_and_white(x: Any, minimum: Any = 0.0, maximum: Any = 1.0) -> BlackAndW
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _wide(leaf: jax.Array) -> Any:
-    """The dtype to compute in: the leaf's own, but float32 at least."""
-    return leaf.dtype if jnp.finfo(leaf.dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
 def _floats(tree: Any, name: str) -> Any:
+    """A tree of float arrays, at least one."""
+    checks.arrays(tree, name)
+    if not jax.tree.leaves(tree):
+        raise TypeError(f"{name} has no arrays: it is {tree!r}.")
+
     def check(leaf: Any) -> jax.Array:
-        try:
-            array = jnp.asarray(leaf)
-        except TypeError:
-            raise TypeError(
-                f"{name} must be a tree of float arrays, but a leaf is a {type(leaf).__name__}."
-            ) from None
+        array = jnp.asarray(leaf)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(
                 f"{name} must be of floats, but a leaf has dtype {array.dtype}. Convert an image "
-                f"first, "
-                "`image.astype(jnp.float32) / 255`; token ids have no baseline of their own, "
-                "their embeddings do."
+                "first, `image.astype(jnp.float32) / 255`; token ids have no baseline of their "
+                "own, their embeddings do."
             )
         return array
 
-    if not jax.tree.leaves(tree):
-        raise TypeError(f"{name} has no arrays: it is {tree!r}.")
     return jax.tree.map(check, tree)
 
 
@@ -422,8 +420,7 @@ def _like(x: Any, value: Any, name: str) -> Any:
         if v.shape != () and (leaf.ndim == 0 or v.shape != leaf.shape[-1:]):
             raise ValueError(
                 f"{name} must be a scalar or have one number for each channel of the last axis of "
-                f"x, "
-                f"{leaf.shape}, but has shape {v.shape}."
+                f"x, {leaf.shape}, but has shape {v.shape}."
             )
         v = v.astype(leaf.dtype)
         return v.reshape((1,) * (leaf.ndim - v.ndim) + v.shape)
@@ -452,14 +449,6 @@ def _count(dataset: Any) -> int:
     if counts[0] == 0:
         raise ValueError("dataset has no examples: there is nothing to make a baseline of.")
     return int(counts[0])
-
-
-def _check_key(key: Any) -> None:
-    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(
-            "key must be a typed key, `jax.random.key(seed)`, and is the first argument, but is a "
-            f"{type(key).__name__}."
-        )
 
 
 def _blur_axis(x: jax.Array, axis: int, sigma: float, radius: int) -> jax.Array:

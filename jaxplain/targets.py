@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain import checks, trees
+
 __all__ = ["entropy", "log_probability", "logit", "margin", "masked_sum", "output", "probability"]
 
 
@@ -277,10 +279,9 @@ def output(apply: Callable[..., Any]) -> Callable[..., jax.Array]:
         if outputs.shape not in ((1,), (1, 1)):
             raise ValueError(
                 "output explains models with one number per example: outputs (B,) or (B, 1), but "
-                "for a batch "
-                f"of one they have shape {outputs.shape}. Select with `targets.masked_sum(apply)` "
-                f"(a mask over "
-                "the outputs) or, for class scores, `targets.logit(apply)`."
+                f"for a batch of one they have shape {outputs.shape}. Select with "
+                "`targets.masked_sum(apply)` (a mask over the outputs) or, for class scores, "
+                "`targets.logit(apply)`."
             )
         return outputs.reshape(())
 
@@ -330,13 +331,13 @@ def masked_sum(apply: Callable[..., Any]) -> Callable[..., jax.Array]:
             leaf = _one_array(leaf)
             if leaf.ndim == 0 or leaf.shape[0] != 1:
                 raise ValueError(
-                    f"outputs must keep the batch axis first, (1, ...) for one example, but have "
+                    "outputs must keep the batch axis first, (1, ...) for one example, but have "
                     f"shape {leaf.shape}."
                 )
             terms.append(_masked(_mask(weights, leaf.shape[1:], leaf.dtype), leaf[0]))
         if not terms:
             raise ValueError("apply returned an empty tree: there is nothing to sum.")
-        dtype = max((term.dtype for term in terms), key=lambda d: jnp.finfo(d).bits)
+        dtype = trees.widest(*(term.dtype for term in terms))
         return sum((term.astype(dtype) for term in terms[1:]), terms[0].astype(dtype))
 
     return f
@@ -366,12 +367,7 @@ def _of_a_class(
 
 
 def _check_apply(apply: Any) -> None:
-    if not callable(apply):
-        raise TypeError(
-            f"apply must be a function `apply(params, batch) -> outputs`, but is a "
-            f"{type(apply).__name__}. "
-            "`jaxplain.adapters` makes one of a Flax model."
-        )
+    checks.function(apply, "apply(params, batch) (of a Flax model: `jaxplain.adapters`)")
 
 
 def _check_factory(apply: Any, positions: Any) -> None:
@@ -389,17 +385,14 @@ def _one_array(outputs: Any) -> jax.Array:
     if not (hasattr(outputs, "dtype") and hasattr(outputs, "shape")):
         raise TypeError(
             f"apply must return one array, but returned a {type(outputs).__name__}. Select what "
-            f"to explain, e.g. "
-            "`lambda params, batch: apply(params, batch)[0]`."
+            "to explain, e.g. `lambda params, batch: apply(params, batch)[0]`."
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(
             f"apply must return real floats, but returned dtype {outputs.dtype}. Return the "
-            f"scores, not the "
-            "predicted class; of complex outputs the real part or the modulus."
+            "scores, not the predicted class; of complex outputs the real part or the modulus."
         )
-    outputs = jnp.asarray(outputs)
-    return outputs if jnp.finfo(outputs.dtype).bits >= 32 else outputs.astype(jnp.float32)
+    return jnp.asarray(outputs).astype(trees.wide_dtype(outputs.dtype))
 
 
 def _outputs(apply: Callable[..., Any], x: Any, params: Any, *, positions: bool) -> jax.Array:
@@ -408,27 +401,26 @@ def _outputs(apply: Callable[..., Any], x: Any, params: Any, *, positions: bool)
     shape = outputs.shape
     if positions and outputs.ndim < 3:
         raise ValueError(
-            f"with positions=True the outputs must be (B, *positions, C), but for a batch of one "
-            f"have shape {shape}. "
-            "For one prediction per example leave positions out."
+            "with positions=True the outputs must be (B, *positions, C), but for a batch of one "
+            f"have shape {shape}. For one prediction per example leave positions out."
         )
     if not positions and outputs.ndim > 2:
         raise ValueError(
             f"the outputs must be (B, C), but for a batch of one have shape {shape}. For scores "
-            f"at several "
-            "positions (tokens, characters, pixels) give positions=True and a mask that selects."
+            "at several positions (tokens, characters, pixels) give positions=True and a mask that "
+            "selects."
         )
     if outputs.ndim < 2:
         raise ValueError(
-            f"the outputs must be (B, C), one score per class, but for a batch of one have shape "
-            f"{shape}. For "
-            "one number per example use `targets.output(apply)`; apply must keep the batch axis."
+            "the outputs must be (B, C), one score per class, but for a batch of one have shape "
+            f"{shape}. For one number per example use `targets.output(apply)`; apply must keep the "
+            "batch axis."
         )
     if shape[0] != 1:
         raise ValueError(
             f"apply was given a batch of one, but its outputs have shape {shape}: the batch axis "
-            f"must come first. x is ONE "
-            "example without batch axis; `jax.vmap` over f makes the batch."
+            "must come first. x is ONE example without batch axis; `jax.vmap` over f makes the "
+            "batch."
         )
     return outputs[0]
 
@@ -447,8 +439,7 @@ def _label(label: Any, scores: jax.Array, name: str) -> jax.Array:
         kind = f"dtype {label.dtype}" if hasattr(label, "dtype") else f"a {type(label).__name__}"
         raise TypeError(
             f"{name} must be an integer, the number of a class, but is {kind}. The class of the "
-            f"highest "
-            "score is `jnp.argmax(scores)`."
+            "highest score is `jnp.argmax(scores)`."
         )
     if label.shape != () and label.shape != positions:
         allowed = (
@@ -491,8 +482,8 @@ def _mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if mask.shape != shape:
         raise ValueError(
             f"mask must have shape {shape}, as the outputs of one example, but has shape "
-            f"{mask.shape}. One position: "
-            "`jnp.zeros(shape).at[position].set(1)`; all: `jnp.ones(shape)`."
+            f"{mask.shape}. One position: `jnp.zeros(shape).at[position].set(1)`; all: "
+            "`jnp.ones(shape)`."
         )
     return mask.astype(dtype)
 

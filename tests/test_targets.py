@@ -335,7 +335,7 @@ def test_a_factory_compiles_and_runs_nothing_itself():
 
 def test_messages_about_the_model():
     one = jnp.ones(3)
-    with pytest.raises(TypeError, match=r"apply must be a function .*adapters"):
+    with pytest.raises(TypeError, match=r"apply.*adapters.* must be a function, but is a dict"):
         targets.logit({"not": "a function"})
     with pytest.raises(TypeError, match="positions must be True or False"):
         targets.entropy(scores, positions=3)
