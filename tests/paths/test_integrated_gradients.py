@@ -219,7 +219,7 @@ def test_the_error_estimate_on_a_thousand_digits(data, tolerance):
 
     model = jaxplain.models.LeNet.from_safetensors(data / "mnist_lenet" / "lenet_mnist.safetensors")
     raw = gzip.decompress((data / "mnist_lenet" / "t10k-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:1000]
+    images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)[:1000]
     apply, params = jaxplain.adapters.nnx(model)
     x = jaxplain.models.LeNet.preprocess(images)
     labels = jnp.argmax(apply(params, x), axis=1)
