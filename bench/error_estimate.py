@@ -2,8 +2,8 @@
 
     JAXPLAIN_DATA=... python -m bench.error_estimate [--digits 1000] [--tolerance 0.05]
 
-The truth is 1,024 Gauss-Legendre nodes in float64. The bar: at least the true error on 99 % of 1,000
-digits, and at most four times it in the median. About half a second a digit on one core.
+The truth is 1,024 Gauss-Legendre nodes in float64. The bar: at least the true error on 99 % of
+1,000 digits, and at most four times it in the median. About half a second a digit on one core.
 """
 
 import argparse
