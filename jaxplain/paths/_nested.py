@@ -133,7 +133,7 @@ def integrate(
         last = jax.tree.map(lambda s, v: _row(s, at - 1) * v, sums, velocity)
         norm = trees.norm(this)
         moved = trees.norm(trees.subtract(this, last))
-        missing = jnp.abs(trees.total(this) - rise.astype(norm.dtype)) / np.sqrt(elements)
+        missing = jnp.abs(trees.total(this) - rise.astype(norm.dtype)) / float(np.sqrt(elements))
         return jnp.maximum(moved, missing) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 
     def unfinished(state: tuple[jax.Array, jax.Array, Any]) -> jax.Array:

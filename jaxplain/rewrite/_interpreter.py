@@ -181,7 +181,7 @@ def _shard_map(
         mesh=params["mesh"],
         in_specs=tuple(params["in_specs"]),
         out_specs=tuple(params["out_specs"]),
-        axis_names=set(params["newly_manual_axes"]),
+        axis_names=set(params.get("newly_manual_axes") or params["manual_axes"]),
         check_vma=params["check_vma"],
     )
     return list(mapped(*values))
