@@ -14,8 +14,10 @@ import jax.numpy as jnp
 __all__ = [
     "cast_like",
     "finite",
+    "is_placed",
     "multiply",
     "norm",
+    "place_like",
     "subtract",
     "total",
     "wide_dtype",
@@ -26,6 +28,8 @@ __all__ = [
 
 def wide_dtype(dtype: Any) -> Any:
     """The dtype to accumulate in: float32, or the dtype itself where it is wider."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.result_type(float)
     return widest(dtype, jnp.float32)
 
 
@@ -62,11 +66,60 @@ def total(tree: Any) -> jax.Array:
 
 
 def norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all elements of all leaves together."""
-    return jnp.sqrt(total(jax.tree.map(jnp.square, widen(tree))))
+    """The Euclidean norm of all elements of all leaves together.
+
+    Scaled by the largest element, whose square may be beyond the range of its dtype.
+    """
+    tree = widen(tree)
+    largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    dtype = widest(*(size.dtype for size in largest))
+    scale = functools.reduce(jnp.maximum, (size.astype(dtype) for size in largest))
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    scale = jax.lax.stop_gradient(scale)
+    scaled = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), tree)
+    return scale * jnp.sqrt(total(jax.tree.map(jnp.square, scaled)))
+
+
+def is_placed(tree: Any) -> bool:
+    """Whether a leaf (an array or its type) varies over the devices of a mesh or is sharded."""
+    return any(_varying(leaf) or _spec(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def place_like(tree: Any, like: Any) -> Any:
+    """Each leaf placed on the mesh as the leaf (an array or its type) at its place in `like`.
+
+    Inside `shard_map` it becomes as varying, on a mesh of Explicit axes as sharded; anywhere else
+    nothing happens. A loop needs it, whose state starts as zeros and ends as sums of such arrays.
+    """
+
+    def place(leaf: jax.Array, other: Any) -> jax.Array:
+        if missing := _varying(other) - _varying(leaf):
+            leaf = jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying")
+        if _spec(leaf) != _spec(other):
+            leaf = jax.sharding.reshard(leaf, _type(other).sharding)
+        return leaf
+
+    return jax.tree.map(place, tree, like)
 
 
 def finite(*trees: Any) -> jax.Array:
     """Whether every element of every leaf is a number: neither NaN nor infinite."""
     flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
     return functools.reduce(jnp.logical_and, flags)
+
+
+def _type(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+
+
+def _varying(leaf: Any) -> frozenset[Any]:
+    """The axes of a `shard_map` over whose devices the array differs."""
+    manual = _type(leaf).manual_axis_type
+    return frozenset() if manual is None else manual.varying
+
+
+def _spec(leaf: Any) -> tuple[Any, ...]:
+    """The Explicit axes that each axis of the array is sharded over; () where none is."""
+    sharding = _type(leaf).sharding
+    spec = () if sharding is None else tuple(sharding.spec)
+    return spec if any(axis is not None for axis in spec) else ()

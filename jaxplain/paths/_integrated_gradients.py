@@ -133,18 +133,20 @@ def _fixed(
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         line, velocity = _straight_line(x, baseline)
-        t = jnp.asarray(nodes)
+        dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
+        t = jnp.asarray(nodes, dtype)
         integral = evaluate(
             lambda index: jax.grad(f)(line(t[index]), *args),
             len(nodes),
             weighted_sum(weights),
             chunk_size=chunk_size,
         )
-        output, _ = _fast.staged(lambda z: f(z, *args), x)
+        first, last = _ends(x, baseline)
+        output, _ = _fast.staged(lambda z: f(z, *args), first)
         return _result(
             x,
             baseline,
-            (output(baseline), output(x)),
+            (output(first), output(last)),
             trees.multiply(velocity, integral),
             error=jnp.nan,
             evaluations=jnp.int32(len(nodes)),
@@ -159,12 +161,13 @@ def _to_tolerance(
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         line, velocity = _straight_line(x, baseline)
         # The outputs at the two ends are needed anyway; their gradients belong to every level.
-        value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), x)
-        baseline_output, first = value_and_gradient(baseline)
-        output, last = value_and_gradient(x)
+        first, last = _ends(x, baseline)
+        value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), first)
+        baseline_output, first_gradient = value_and_gradient(first)
+        output, last_gradient = value_and_gradient(last)
         integral = _nested.integrate(
             lambda t: jax.grad(f)(line(t), *args),
-            (first, last),
+            (first_gradient, last_gradient),
             trees.subtract(trees.widen(output), trees.widen(baseline_output)),
             velocity,
             plan,
@@ -193,6 +196,12 @@ def _straight_line(x: Any, baseline: Any) -> tuple[Callable[[jax.Array], Any], A
         return trees.cast_like(point, x)
 
     return line, velocity
+
+
+def _ends(x: Any, baseline: Any) -> tuple[Any, Any]:
+    """The baseline and x, both as sharded and as varying over a mesh as either is."""
+    baseline = trees.place_like(baseline, jax.eval_shape(trees.subtract, baseline, x))
+    return baseline, trees.place_like(x, baseline)
 
 
 def _result(

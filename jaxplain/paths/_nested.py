@@ -111,11 +111,21 @@ def integrate(
     size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
     levels, points = plan.weights.shape
     chunks = points // size
-    nodes = jnp.asarray(plan.nodes).reshape(chunks, size)
-    weights = jnp.asarray(plan.weights).reshape(levels, chunks, size).swapaxes(0, 1)
+    dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
+    nodes = jnp.asarray(plan.nodes.reshape(chunks, size), dtype)
+    weights = jnp.asarray(plan.weights.reshape(levels, chunks, size).swapaxes(0, 1), dtype)
+    end_weights = jnp.asarray(plan.end_weights[:, None], dtype)
     ends = jnp.asarray(FIRST * 2 ** np.arange(levels), jnp.int32)
     elements = sum(leaf.size for leaf in jax.tree.leaves(velocity))
-    call, _ = _fast.staged(gradient, jax.ShapeDtypeStruct((), nodes.dtype))
+    tolerance = jnp.asarray(tolerance, dtype)
+
+    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
+    # The loop starts from values that depend on the gradients, and so has their type: on a mesh a
+    # loop that starts from literals cannot be batched (jax 0.10.2), nor differ between devices.
+    never = jnp.isfinite(trees.total(both)) & False
+    start = never.astype(jnp.int32)
+    unknown = jnp.where(never, 0.0, jnp.inf).astype(dtype)
+    call, _ = _fast.staged(gradient, jax.eval_shape(lambda: _row(nodes, start)[0]))
 
     def outer(weights: jax.Array, values: jax.Array) -> jax.Array:
         """(levels, chunk), (chunk, ...) -> (levels, ...), summed over the chunk."""
@@ -152,14 +162,7 @@ def integrate(
         reached = jnp.where(completes, error(sums, jnp.maximum(at, 1)), reached)
         return done, reached, sums
 
-    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
-    end_weights = jnp.asarray(plan.end_weights)[:, None]
     sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
-    # The loop starts from values that depend on x: a `while_loop` that starts from literals cannot
-    # be batched on a mesh with Explicit axes (jax 0.10.2).
-    never = jnp.isfinite(trees.total(velocity)) & False
-    start = never.astype(jnp.int32)
-    unknown = jnp.where(never, 0.0, jnp.inf).astype(trees.total(velocity).dtype)
     done, reached, sums = jax.lax.while_loop(unfinished, chunk, (start, unknown, sums))
     at = level(done)
     # The two ends are points too; the filler is none.

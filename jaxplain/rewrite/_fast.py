@@ -172,16 +172,23 @@ def _pool_gradient(
         return None
     keeps = jnp.greater_equal if select_prim.name == "ge" else jnp.less_equal
 
-    # (A, B, ...) as (A/a, a, B/b, b, ...): each window is a slice over the odd axes.
     covered = tuple(n * k for n, k in zip(source.shape, window, strict=True))
-    split = tuple(itertools.chain(*zip(source.shape, window, strict=True)))
-    windows = lax.slice(operand, (0,) * operand.ndim, covered).reshape(split)
-    offsets = list(itertools.product(*(range(k) for k in window)))
+    windows = lax.slice(operand, (0,) * operand.ndim, covered)
+    # (A, B, ...) as (A/a, a, B/b, b, ...), where a and b are not 1: each window lies along `inner`.
+    # One axis at a time, since on a mesh of Explicit axes JAX refuses to split several in one.
+    split = [axis for axis, k in enumerate(window) if k > 1]
+    inner = [axis + before + 1 for before, axis in enumerate(split)]
+    for axis in reversed(split):
+        n, k = source.shape[axis], window[axis]
+        windows = windows.reshape(*windows.shape[:axis], n, k, *windows.shape[axis + 1 :])
 
     def element(offset: tuple[int, ...]) -> jax.Array:
-        index = tuple(itertools.chain(*((slice(None), position) for position in offset)))
-        return windows[index]
+        index: list[Any] = [slice(None)] * windows.ndim
+        for axis, position in zip(inner, offset, strict=True):
+            index[axis] = position
+        return windows[tuple(index)]
 
+    offsets = list(itertools.product(*(range(window[axis]) for axis in split)))
     best, chosen = element(offsets[0]), jnp.zeros(source.shape, jnp.int32)
     for number, offset in enumerate(offsets[1:], start=1):
         candidate = element(offset)
@@ -190,14 +197,16 @@ def _pool_gradient(
         chosen = jnp.where(keep, chosen, number)
 
     def spread(array: jax.Array) -> jax.Array:
-        every_other = tuple(itertools.chain(*((n, 1) for n in source.shape)))
-        return jnp.broadcast_to(array.reshape(every_other), split)
+        """What is one for each window, at each of its elements."""
+        return jnp.broadcast_to(jnp.expand_dims(array, inner), windows.shape)
 
-    numbers = jnp.arange(size, dtype=jnp.int32).reshape(
-        tuple(itertools.chain(*((1, k) for k in window)))
-    )
-    here = spread(chosen) == jnp.broadcast_to(numbers, split)
-    gradient = jnp.where(here, spread(source), jnp.zeros((), source.dtype)).reshape(covered)
+    numbers = jnp.arange(size, dtype=jnp.int32).reshape([window[axis] for axis in split])
+    numbers = jnp.expand_dims(numbers, [a for a in range(windows.ndim) if a not in inner])
+    here = spread(chosen) == jnp.broadcast_to(numbers, windows.shape)
+    gradient = jnp.where(here, spread(source), jnp.zeros((), source.dtype))
+    for axis in split:
+        shape = gradient.shape
+        gradient = gradient.reshape(*shape[:axis], covered[axis], *shape[axis + 2 :])
     rest = [(0, n - m, 0) for n, m in zip(operand.shape, covered, strict=True)]
     return lax.pad(gradient, jnp.zeros((), gradient.dtype), rest)
 

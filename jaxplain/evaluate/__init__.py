@@ -1,0 +1,7 @@
+"""The two loops that every kernel is built on, their reductions, and `batched`."""
+
+from jaxplain.evaluate._batched import batched
+from jaxplain.evaluate._loops import evaluate, walk
+from jaxplain.evaluate._reductions import Reduction, stack, weighted_sum
+
+__all__ = ["Reduction", "batched", "evaluate", "stack", "walk", "weighted_sum"]

@@ -1,0 +1,119 @@
+"""Streaming reductions: what becomes of the values that `evaluate` makes.
+
+state = init(value);    state = update(state, index, values);    result = finish(state)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import checks, trees
+
+
+class Reduction(NamedTuple):
+    """A streaming reduction: three pure functions over a state that is any tree of arrays.
+
+    Attributes:
+      init: `value -> state`, where `value` is a tree of `jax.ShapeDtypeStruct`, one point's.
+      update: `state, index, values -> state` for one chunk: `index` has shape (chunk,) and each
+        leaf of `values` a leading axis of that length.
+      finish: `state -> result`.
+      points: the number of points it was made for, or None where any will do.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, jax.Array, Any], Any]
+    finish: Callable[[Any], Any]
+    points: int | None = None
+
+
+def weighted_sum(weights: Any) -> Reduction:
+    """The reduction `sum_k weights[k] * value_k`, leaf by leaf.
+
+    Accumulates in float32 or wider, with Kahan's compensation, so that the rounding of the sum does
+    not grow with the number of points: 1e6 terms in float32 are as exact as a few.
+
+    Args:
+      weights: shape (count,), one for each point.
+
+    Returns:
+      A `Reduction` whose result is a tree like one value, in float32 or wider.
+
+    Raises:
+      TypeError: `weights` is not an array.
+      ValueError: `weights` is not one-dimensional.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mean = weighted_sum(jnp.full(4, 0.25))
+      >>> float(evaluate(lambda index: index.astype(jnp.float32), 4, mean))
+      1.5
+
+    References:
+      Kahan, "Further remarks on reducing truncation errors", CACM 1965.
+    """
+    checks.arrays(weights, "weights")
+    if np.ndim(weights) != 1:
+        raise ValueError(f"weights must have one dimension, but have shape {np.shape(weights)}.")
+
+    def init(value: Any) -> Any:
+        zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, trees.wide_dtype(v.dtype)), value)
+        return zeros, zeros
+
+    def update(state: Any, index: jax.Array, values: Any) -> Any:
+        sums, lost = state
+
+        # A multiplication and a sum, not a matrix product: those may run in lower precision.
+        def term(v: jax.Array, s: jax.Array) -> jax.Array:
+            w = jnp.asarray(weights, s.dtype)[index]
+            w = w.reshape(w.shape + (1,) * (v.ndim - 1))
+            return jnp.sum(jnp.multiply(w, v.astype(s.dtype)), axis=0)
+
+        terms = jax.tree.map(term, values, sums)
+        terms = trees.subtract(terms, lost)
+        new = jax.tree.map(jnp.add, sums, terms)
+
+        # What the addition has rounded off; an infinite sum has lost nothing.
+        def rounded_off(n: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+            return jnp.where(jnp.isfinite(n), (n - s) - t, 0)
+
+        return new, jax.tree.map(rounded_off, new, sums, terms)
+
+    return Reduction(init, update, lambda state: state[0], np.shape(weights)[0])
+
+
+def stack(count: int) -> Reduction:
+    """The reduction that keeps every value, in the order of the points.
+
+    Its memory grows with `count`: for scores and other small values.
+
+    Args:
+      count: the number of points, as given to `evaluate`.
+
+    Returns:
+      A `Reduction` whose result is a tree like one value with a leading axis of `count`.
+
+    Raises:
+      TypeError: `count` is not a Python integer.
+      ValueError: `count` is below 1.
+
+    Example:
+      >>> evaluate(lambda index: 10 * index, 5, stack(5), chunk_size=2).tolist()
+      [0, 10, 20, 30, 40]
+
+    References:
+      Design, evaluate, reduce: docs/architecture.md, "The two loops".
+    """
+    count = checks.integer(count, "count")
+
+    def init(value: Any) -> Any:
+        return jax.tree.map(lambda v: jnp.zeros((count, *v.shape), v.dtype), value)
+
+    def update(state: Any, index: jax.Array, values: Any) -> Any:
+        put = lambda s, v: jax.lax.dynamic_update_slice_in_dim(s, v, index[0], axis=0)
+        return jax.tree.map(put, state, values)
+
+    return Reduction(init, update, lambda state: state, count)
