@@ -39,7 +39,7 @@ def integer(value: Any, name: str, minimum: int = 1) -> int:
         number = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be a Python integer, since it fixes the shape of the loop, but is "
+            f"{name} must be a Python integer, since it is part of the compiled program, but is "
             f"{_describe(value)}."
         ) from None
     if isinstance(value, bool):
@@ -64,12 +64,18 @@ def key(value: Any) -> None:
 
 
 def tolerance(value: Any) -> None:
-    """A positive number, or a traced one."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    if not _is_array(value) or np.ndim(value) != 0:
-        raise TypeError(f"tolerance must be one number, but is {_describe(value)}.")
-    if not float(value) > 0:
+    """One positive real number, or a traced one."""
+    dtype = getattr(value, "dtype", np.result_type(type(value)) if _is_array(value) else None)
+    is_real = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+    if not is_real or np.ndim(value) != 0:
+        raise TypeError(f"tolerance must be one real number, but is {_describe(value)}.")
+    try:
+        number = float(value)
+    except jax.errors.ConcretizationTypeError:
+        return  # traced: its value is not known yet
+    if not number > 0:
         raise ValueError(f"tolerance must be positive, but is {value}. It is relative: try 0.02.")
 
 
@@ -78,21 +84,25 @@ def arrays(tree: Any, what: str) -> None:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not _is_array(leaf):
             place = jax.tree_util.keystr(path)
+            where = f"the leaf at {place} is" if place else "is"
             raise TypeError(
-                f"{what} must be an array or a tree of arrays, but the leaf at {place} is "
-                f"{_describe(leaf)}. Arguments are traced by JAX; give anything else to f "
-                "beforehand, e.g. `functools.partial(f, mode='eval')`."
+                f"{what} must be an array or a tree of arrays, but {where} {_describe(leaf)}. "
+                "Arguments are traced by JAX; give anything else to the function beforehand, e.g. "
+                "`functools.partial(f, mode='eval')`."
             )
 
 
-def explained(x: Any) -> Any:
-    """What is explained, as a tree of float arrays; the leaves may be scalars."""
+def explained(x: Any, *, is_differentiated: bool = True) -> Any:
+    """What is explained, as a tree of arrays; the leaves may be scalars.
+
+    Float arrays, where a gradient with respect to them is taken.
+    """
     arrays(x, "x")
     if not jax.tree.leaves(x):
         raise ValueError("x must hold at least one array, but is an empty tree.")
     x = jax.tree.map(jnp.asarray, x)
     for path, leaf in jax.tree_util.tree_flatten_with_path(x)[0]:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if is_differentiated and not jnp.issubdtype(leaf.dtype, jnp.floating):
             place = jax.tree_util.keystr(path)
             raise TypeError(
                 f"x must be float, since a gradient with respect to it is taken, but x{place} has "
@@ -103,8 +113,8 @@ def explained(x: Any) -> Any:
     return x
 
 
-def like(value: Any, x: Any, name: str) -> Any:
-    """A tree of the same structure, shapes and dtypes as `x`."""
+def like(value: Any, x: Any, name: str, *, any_float: bool = False) -> Any:
+    """A tree of the same structure, shapes and dtypes as `x`; or of any float dtypes."""
     arrays(value, name)
     structure: Any = jax.tree.structure(value)
     expected: Any = jax.tree.structure(x)
@@ -120,13 +130,19 @@ def like(value: Any, x: Any, name: str) -> Any:
 
     def check(path: Any, leaf: Any, other: jax.Array) -> jax.Array:
         place = jax.tree_util.keystr(path)
-        weak = isinstance(leaf, numbers.Number) or getattr(leaf, "weak_type", False)
+        is_number = isinstance(leaf, numbers.Real) and not isinstance(leaf, bool | np.generic)
+        weak = is_number or getattr(leaf, "weak_type", False)
         if np.shape(leaf) != other.shape:
             raise ValueError(
                 f"{name}{place} must have the shape of x{place}, {other.shape}, but has "
                 f"{np.shape(leaf)}. For a constant: `jnp.full_like(x, value)`; a batch of "
                 "examples goes through `jax.vmap(explain, in_axes=(0, None, ...))`."
             )
+        if any_float:
+            leaf = jnp.asarray(leaf)
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(f"{name}{place} must be float, but has dtype {leaf.dtype}.")
+            return leaf
         leaf = jnp.asarray(leaf, other.dtype) if weak else jnp.asarray(leaf)
         if leaf.dtype != other.dtype:
             raise TypeError(
@@ -180,7 +196,13 @@ def rule(value: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
             "rule must return (nodes, weights), two arrays of one length, but returned "
             f"{_describe(result)}."
         )
-    nodes, weights = (np.asarray(array, np.float64) for array in result)
+    nodes, weights = map(np.asarray, result)
+    for array in (nodes, weights):
+        if array.dtype.kind not in "fiu" and array.dtype != jnp.bfloat16:
+            raise TypeError(
+                f"rule must return real nodes and weights, but returned {_describe(array)}."
+            )
+    nodes, weights = nodes.astype(np.float64), weights.astype(np.float64)
     if nodes.ndim != 1 or nodes.shape != weights.shape or nodes.size == 0:
         raise ValueError(
             "rule must return nodes and weights of one length, at least one, but returned shapes "

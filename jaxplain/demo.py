@@ -127,8 +127,10 @@ def in_batches(
 
 def run(out: pathlib.Path, *, steps: int = 32, batch_size: int = 128) -> None:
     """The demo: writes `digits.npz` and `digits.png` into `out` and prints a table."""
-    if batch_size < 1:
-        raise ValueError(f"batch-size must be at least 1, but is {batch_size}.")
+    steps = checks.integer(steps, "steps")
+    batch_size = checks.integer(batch_size, "batch_size")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"the output goes to a folder, but {out} is a file: name another.")
     out.mkdir(parents=True, exist_ok=True)
     console = rich.console.Console()
     data = digits()

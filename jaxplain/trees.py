@@ -18,6 +18,7 @@ __all__ = [
     "multiply",
     "norm",
     "place_like",
+    "shard_first_like",
     "subtract",
     "total",
     "wide_dtype",
@@ -106,6 +107,15 @@ def finite(*trees: Any) -> jax.Array:
     """Whether every element of every leaf is a number: neither NaN nor infinite."""
     flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
     return functools.reduce(jnp.logical_and, flags)
+
+
+def shard_first_like(array: jax.Array, like: jax.Array) -> jax.Array:
+    """The array with its first axis sharded, on a mesh of Explicit axes, as the first of `like`."""
+    if not (spec := _spec(like)) or spec[0] is None:
+        return array
+    mine = _spec(array) or (None,) * array.ndim
+    sharding = jax.typeof(like).sharding.update(spec=jax.P(spec[0], *mine[1:]))
+    return jax.sharding.reshard(array, sharding)
 
 
 def _type(leaf: Any) -> Any:

@@ -29,8 +29,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     taken = tmp_path / "file"
     taken.write_text("")
     for arguments, message in (
-        (["demo", "--out", str(tmp_path), "--batch-size", "0"], "batch-size must be at least 1"),
-        (["demo", "--out", str(taken)], "File exists"),
+        (["demo", "--out", str(tmp_path), "--batch-size", "0"], "batch_size must be at least 1"),
+        (["demo", "--out", str(tmp_path), "--steps", "-3"], "steps must be at least 1, but is -3"),
+        (["demo", "--out", str(taken)], "file is a file: name another"),
     ):
         assert cli.main(arguments) == 1
         error = capsys.readouterr().err

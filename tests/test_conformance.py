@@ -551,8 +551,9 @@ def test_bad_input_is_named(name):
             call(kernel, X, f=lambda x, *args: (x[0], x[1]))
     with pytest.raises(TypeError, match="f must return a float"):
         call(kernel, X, f=lambda x, *args: jnp.argmax(x))
-    with pytest.raises(TypeError, match=r"dtype int32.*sites\.at\(f, \"embedding\"\)"):
-        call(kernel, jnp.arange(6))
+    if kernel.scalar:
+        with pytest.raises(TypeError, match=r"dtype int32.*sites\.at\(f, \"embedding\"\)"):
+            call(kernel, jnp.arange(6))
     with pytest.raises(TypeError, match=r"leaf at \[0\] is a str \('mode'\).*functools.partial"):
         call(kernel, X, label="mode")
     with pytest.raises(ValueError, match="at least one array"):
@@ -565,7 +566,7 @@ def test_bad_input_is_named(name):
             for bad, error, message in (
                 (wrong[:3], ValueError, r"must have the shape of x, \(6,\), but has \(3,\)"),
                 ({"x": wrong}, ValueError, "must be the same tree as x"),
-                (wrong.astype(jnp.bfloat16), TypeError, "must have the dtype of x, float32"),
+                (jnp.ones_like(wrong, bool), TypeError, "dtype of x, float32|must be float"),
                 ("black", TypeError, r"is a str \('black'\)"),
             ):
                 changed = [*after]

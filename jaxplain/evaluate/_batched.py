@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxplain import checks
+from jaxplain import checks, trees
 from jaxplain.rewrite import _fast
 
 
@@ -27,8 +28,8 @@ def batched(
     once, with all mapped axes (examples, path points) merged into its own batch axis, and so is
     its gradient.
 
-    First order only: one gradient, with respect to `x`. The gradient of an explanation and forward
-    mode do not go through it.
+    First order only: one gradient, with respect to `x`. A second derivative, the gradient of an
+    explanation and forward mode do not go through it, and say so.
 
     Args:
       model_function: from (batch, ...) arrays to an output of shape (batch,).
@@ -40,9 +41,12 @@ def batched(
       must be an argument: closing over a traced array fails.
 
     Raises:
-      TypeError: `model_function` is not a function, or an axis not an integer or None.
+      TypeError: `model_function` is not a function, or an axis not an integer or None; at the call,
+        an argument or the output is not an array.
       ValueError: at the call, a shared argument is mapped by `vmap`; a gradient is asked for with
-        respect to anything but `x`; the output is not (batch,); `in_axes` does not fit.
+        respect to anything but `x`; the output is not (batch,); `in_axes` does not fit;
+        `model_function` closes over a traced array.
+      NotImplementedError: a second derivative is asked for.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -58,10 +62,7 @@ def batched(
     checks.function(model_function, "model_function")
 
     def flatten(arguments: tuple[Any, ...]) -> tuple[list[Any], list[int | None], Any]:
-        if isinstance(in_axes, int):
-            axes = (in_axes,) * len(arguments)
-        else:
-            axes = tuple(in_axes)
+        axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,) * len(arguments)
         if len(axes) != len(arguments):
             raise ValueError(
                 f"in_axes has {len(axes)} entries, but f was called with {len(arguments)} "
@@ -81,10 +82,15 @@ def batched(
             ]
             output = model_function(*jax.tree.unflatten(structure, moved))
             size = leaves[0].shape[0]  # x comes first and has an axis
-            if jnp.shape(output) != (size,):
+            if not isinstance(output, jax.Array | np.ndarray):
+                raise TypeError(
+                    "model_function must return one array of shape (batch,), but returned a "
+                    f"{type(output).__name__}. Return only what is to be explained."
+                )
+            if output.shape != (size,):
                 raise ValueError(
                     f"model_function must return shape (batch,) = ({size},), but returned "
-                    f"{jnp.shape(output)}. Select one output for each example, e.g. "
+                    f"{output.shape}. Select one output for each example, e.g. "
                     "`jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]`."
                 )
             return output
@@ -98,10 +104,7 @@ def batched(
 
     def forward(x: Any, args: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         if any(p.perturbed for p in jax.tree.leaves(args, is_leaf=_is_primal)):
-            raise ValueError(
-                "a function made by jaxplain.batched has a gradient with respect to its first "
-                "argument only; for any other differentiate the model's own batch function."
-            )
+            raise ValueError(_FIRST_ARGUMENT_ONLY)
         x, args = jax.tree.map(lambda p: p.value, (x, args), is_leaf=_is_primal)
         leaves, axes, structure = flatten((x, *args))
         inputs = len(jax.tree.leaves(x))
@@ -112,7 +115,7 @@ def batched(
             output, pull = jax.vjp(lambda *first: model(*first, *rest), *first)
             return output, list(pull(jnp.ones_like(output)))
 
-        output, gradient = _merged(value_and_gradient, axes)(*leaves)
+        output, gradient = _first_order(_merged(value_and_gradient, axes))(*leaves)
         return output, jax.tree.unflatten(jax.tree.structure(x), gradient)
 
     def backward(gradient: Any, cotangent: jax.Array) -> tuple[Any, None]:
@@ -122,9 +125,42 @@ def batched(
 
     @functools.wraps(model_function)
     def one(x: Any, *args: Any) -> jax.Array:
+        checks.arrays((x, *args), "each argument of f")
+        if not jax.tree.leaves(x):
+            raise ValueError("x must hold at least one array, but is an empty tree.")
         return f(x, args)
 
     return one
+
+
+_FIRST_ARGUMENT_ONLY = (
+    "a function made by jaxplain.batched has a gradient with respect to its first argument only; "
+    "for any other differentiate the model's own batch function."
+)
+_FIRST_ORDER_ONLY = (
+    "a function made by jaxplain.batched can be differentiated once: no second derivative, and no "
+    "gradient of an explanation, goes through it. Use the model's one-example form, f(x, *args), "
+    "with `jax.vmap` for that."
+)
+_CLOSES_OVER = (
+    "the function given to jaxplain.batched closes over a traced array. Make it an argument, with "
+    "None in in_axes if all examples share it: `batched(lambda x, params: ..., (0, None))`."
+)
+
+
+def _first_order(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which refuses to be differentiated.
+
+    Without it a second derivative, `vmap` of `jvp`, maps the directions into the model's batch and
+    the rules call each other without end (jax 0.10.2).
+    """
+    once = jax.custom_jvp(function)
+
+    @once.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(_FIRST_ORDER_ONLY)
+
+    return once
 
 
 def _is_primal(leaf: Any) -> bool:
@@ -153,10 +189,11 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
     `function` takes flat leaves, those with an axis carrying the batch in front. Two rules: `one`
     adds the batch axis, or takes the first mapped axis for it; `many` merges each further one.
     """
-    many = jax.custom_batching.custom_vmap(_fast.inline(function))
+    many = jax.custom_batching.custom_vmap(_fast.inline(function, _CLOSES_OVER))
 
     def spread(size: int, mapped: Sequence[bool], leaves: Sequence[Any]) -> list[Any]:
         spread = []
+        one_mapped = next(leaf for leaf, is_mapped in zip(leaves, mapped, strict=True) if is_mapped)
         for axis, is_mapped, leaf in zip(axes, mapped, leaves, strict=True):
             if axis is None and is_mapped:
                 raise ValueError(
@@ -165,6 +202,7 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
                 )
             if axis is not None and not is_mapped:
                 leaf = jnp.broadcast_to(leaf, (size, *leaf.shape))
+                leaf = trees.shard_first_like(leaf, one_mapped)
             spread.append(leaf)
         return spread
 
@@ -175,8 +213,11 @@ def _merged(function: Callable[..., Any], axes: Sequence[int | None]) -> Callabl
             leaf if axis is None else leaf.reshape(size * leaf.shape[1], *leaf.shape[2:])
             for axis, leaf in zip(axes, leaves, strict=True)
         ]
+        inner = next(
+            leaf.shape[1] for axis, leaf in zip(axes, leaves, strict=True) if axis is not None
+        )
         outputs = many(*flat)
-        outputs = jax.tree.map(lambda o: o.reshape(size, -1, *o.shape[1:]), outputs)
+        outputs = jax.tree.map(lambda o: o.reshape(size, inner, *o.shape[1:]), outputs)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     @jax.custom_batching.custom_vmap

@@ -10,6 +10,7 @@ same curve under random orderings comes beside it, from the same kernel.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,8 +87,9 @@ def deletion(
     Args:
       f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
         of all classes costs no more than one.
-      step_size: how many features are replaced at each step: a number of features (int) or a
-        fraction of all of them (float). Static.
+      step_size: how many features are replaced at each step: a number of features (int; the last
+        step takes what is left) or a fraction of all of them (float; rounded so that the steps are
+        even). Static.
       channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the colours
         of a pixel in (height, width, channels): they are ranked by the sum of their attributions
         and replaced together. None: each element is a feature. Static.
@@ -97,13 +99,17 @@ def deletion(
 
     Returns:
       `measure(key, x, baseline, attribution, *args) -> Curve`, a pure function, jitted inside.
-      `key` is a typed key for the random orderings; `x`, `baseline` and `attribution` are trees of
-      the same shapes; the features of all leaves are ranked together. NaN ranks last.
+      `key` is a typed key for the random orderings. Give each example of a batch its own, by
+      `jax.random.split`: with one key for all, all share the same orderings, and their standard
+      error over examples is too small. `x`, of any dtype (token ids too), `baseline` like it and
+      `attribution`, float, are trees of the same shapes; the features of all leaves are ranked
+      together. NaN ranks last.
 
     Raises:
-      TypeError: f is not a function; the key is not typed; x or the attribution is not float.
-      ValueError: baseline or attribution do not match x; step_size is not positive, or a fraction
-        above 1.
+      TypeError: f is not a function or does not return one float array; the key is not typed; the
+        attribution is not float.
+      ValueError: baseline or attribution do not match x; x has no elements, or no such channel
+        axis; step_size is not positive, or a fraction above 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -138,8 +144,9 @@ def insertion(
     Args:
       f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
         of all classes costs no more than one.
-      step_size: how many features are replaced at each step: a number of features (int) or a
-        fraction of all of them (float). Static.
+      step_size: how many features are replaced at each step: a number of features (int; the last
+        step takes what is left) or a fraction of all of them (float; rounded so that the steps are
+        even). Static.
       channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the colours
         of a pixel in (height, width, channels): they are ranked by the sum of their attributions
         and replaced together. None: each element is a feature. Static.
@@ -153,9 +160,10 @@ def insertion(
       (`jaxplain.baselines.blurred`).
 
     Raises:
-      TypeError: f is not a function; the key is not typed; x or the attribution is not float.
-      ValueError: baseline or attribution do not match x; step_size is not positive, or a fraction
-        above 1.
+      TypeError: f is not a function or does not return one float array; the key is not typed; the
+        attribution is not float.
+      ValueError: baseline or attribution do not match x; x has no elements, or no such channel
+        axis; step_size is not positive, or a fraction above 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -244,7 +252,7 @@ def _curve(
     inserts: bool,
 ) -> Callable[..., Curve]:
     checks.function(f, "f")
-    _check_step_size(step_size)
+    step_size = _step_size(step_size)
     random_orderings = checks.integer(random_orderings, "random_orderings")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     if channel_axis is not None:
@@ -298,24 +306,38 @@ def _curve(
 
     def measure(key: Any, x: Any, baseline: Any, attribution: Any, *args: Any) -> Curve:
         checks.key(key)
-        x = checks.explained(x)
+        x = checks.explained(x, is_differentiated=False)
         baseline = checks.like(baseline, x, "baseline")
-        attribution = checks.like(attribution, x, "attribution")
+        attribution = checks.like(attribution, x, "attribution", any_float=True)
+        _check_features(x, channel_axis)
         checks.arrays(args, "each argument after the attribution")
         return kernel(key, x, baseline, attribution, *args)
 
     return measure
 
 
-def _check_step_size(step_size: Any) -> None:
-    if isinstance(step_size, float):
-        if not 0 < step_size <= 1:
+def _step_size(step_size: Any) -> int | float:
+    if not isinstance(step_size, numbers.Real) or isinstance(step_size, numbers.Integral):
+        return checks.integer(step_size, "step_size")
+    fraction = float(step_size)
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            "step_size as a float is a fraction of the features, above 0 and at most 1, but is "
+            f"{fraction}. For a number of features give an int."
+        )
+    return fraction
+
+
+def _check_features(x: Any, channel_axis: int | None) -> None:
+    shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
+    if sum(map(math.prod, shapes)) == 0:
+        raise ValueError(f"x must have at least one element, but has shape {shapes[0]}.")
+    for shape in shapes:
+        if channel_axis is not None and not -len(shape) <= channel_axis < len(shape):
             raise ValueError(
-                "step_size as a float is a fraction of the features, above 0 and at most 1, but "
-                f"is {step_size}. For a number of features give an int."
+                f"channel_axis must be an axis of x, but is {channel_axis} where x has shape "
+                f"{shape}. A kernel sees one example; the batch is `vmap`'s."
             )
-    else:
-        checks.integer(step_size, "step_size")
 
 
 def _replaced(features: int, step_size: int | float) -> np.ndarray:
@@ -352,6 +374,11 @@ def _orderings(key: jax.Array, importance: Any, random_orderings: int) -> Any:
 
 
 def _float(output: Any) -> jax.Array:
+    if not jax.tree_util.all_leaves([output]) or output is None:
+        raise TypeError(
+            f"f must return one array, but returned a {type(output).__name__}. Return only what is "
+            "to be measured."
+        )
     checks.arrays(output, "what f returns")
     output = jnp.asarray(output)
     if not jnp.issubdtype(output.dtype, jnp.floating):

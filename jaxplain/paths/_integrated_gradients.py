@@ -28,7 +28,8 @@ class PathAttribution(NamedTuple):
         `output - baseline_output`, in the units of f.
       output: f(x), a scalar.
       baseline_output: f(baseline), a scalar.
-      completeness_gap: sum(values) - (output - baseline_output), a scalar in float32 or wider.
+      completeness_gap: sum(values) - (output - baseline_output), a scalar in float32 or wider, with
+        the values as they were before they were given the dtype of x.
       error: the estimated error of `values`, relative to their Euclidean norm. With `tolerance`
         only; NaN with fixed `steps`, where it is not estimated.
       evaluations: the number of gradients of f that went into `values`, int32.
@@ -59,8 +60,9 @@ def integrated_gradients(
 
     Two forms. With `steps`, a fixed quadrature rule: as many gradients for every example,
     differentiable in both modes. With `tolerance`, nested Clenshaw-Curtis rules of 33, 65, 129, ...
-    nodes until two in succession differ by no more than it, for each example by itself; `error` is
-    that difference (forward mode only: reverse mode does not pass a `while_loop`).
+    nodes until two in succession differ by little enough, for each example by itself; `error` is
+    that difference with a margin, above the true error on all but a few networks' inputs in a
+    thousand (forward mode only: reverse mode does not pass a `while_loop`).
 
     Args:
       f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over: closed-over

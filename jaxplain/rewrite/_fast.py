@@ -102,9 +102,20 @@ def staged(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[...,
     return call, shapes
 
 
-def inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The fast form of a function of positional arrays, without a `jit` of its own."""
-    return lambda *arguments: staged(function, *arguments)[0](*arguments)
+def inline(function: Callable[..., Any], closes_over: str | None = None) -> Callable[..., Any]:
+    """The fast form of a function of positional arrays, without a `jit` of its own.
+
+    With the text `closes_over`, a function that closes over a traced array raises it.
+    """
+
+    def call(*arguments: Any) -> Any:
+        program, shapes = _interpreter.stage(function, *arguments)
+        if closes_over and any(isinstance(c, jax.core.Tracer) for c in program.consts):
+            raise ValueError(closes_over)
+        outputs = _interpreter.interpret(program, _RULES, *arguments)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return call
 
 
 def _convolution(

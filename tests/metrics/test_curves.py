@@ -79,6 +79,15 @@ def test_nan_ranks_last_and_one_feature_is_enough():
     assert float(one.area) == 0.5
 
 
+def test_token_ids_are_masked():
+    """x may be integers: nothing is differentiated. Any real step size, any float attribution."""
+    embedding = jnp.array([0.0, 1.0, 2.0, 4.0])
+    ids, masked = jnp.array([3, 1, 2]), jnp.array([0, 0, 0])
+    measure = metrics.deletion(lambda ids: embedding[ids].sum(), step_size=np.float32(1 / 3))
+    scores = measure(KEY, ids, masked, jnp.array([4, 1, 2], jnp.bfloat16)).scores
+    np.testing.assert_array_equal(scores, [7, 3, 1, 0])
+
+
 def test_summary_is_numpy():
     keys = jax.random.split(KEY, 7)
     x = jax.random.normal(KEY, (7, 5))
@@ -108,6 +117,21 @@ def test_bad_calls():
         measure(0, jnp.ones(3), jnp.zeros(3), jnp.ones(3))
     with pytest.raises(ValueError, match=r"one key, but has shape \(3,\)"):
         measure(jax.random.split(KEY, 3), jnp.ones(3), jnp.zeros(3), jnp.ones(3))
+    for wrong in ({"p": 1.0}, None, (1.0, 2.0)):
+        with pytest.raises(
+            TypeError, match=f"return one array, but returned a {type(wrong).__name__}"
+        ):
+            metrics.deletion(lambda x, w=wrong: w)(KEY, jnp.ones(3), jnp.zeros(3), jnp.ones(3))
+    with pytest.raises(TypeError, match="return a float array, but returned dtype int32"):
+        metrics.deletion(jnp.argmax)(KEY, jnp.ones(3), jnp.zeros(3), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"at least one element, but has shape \(0, 2\)"):
+        measure(KEY, *[jnp.ones((0, 2))] * 3)
+    with pytest.raises(ValueError, match=r"channel_axis must be an axis of x, but is 1 .*\(3,\)"):
+        metrics.deletion(f, channel_axis=1)(KEY, *[jnp.ones(3)] * 3)
+    with pytest.raises(TypeError, match="attribution must be float, but has dtype int32"):
+        measure(KEY, jnp.ones(3), jnp.zeros(3), jnp.arange(3))
+    with pytest.raises(TypeError, match="step_size must be a Python integer"):
+        metrics.deletion(f, step_size="all")
     with pytest.raises(TypeError, match="curves must be a Curve"):
         metrics.over_examples(jnp.ones(3))
     with pytest.raises(ValueError, match="one leading axis of examples"):

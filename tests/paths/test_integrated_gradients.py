@@ -126,7 +126,7 @@ def test_a_level_is_the_rule_itself(chunk_size, x64):
         np.testing.assert_allclose(got.values, expected, rtol=1e-12)
         assert int(got.evaluations) == max_steps
         gap = jnp.abs(got.completeness_gap) / np.sqrt(5)
-        moved = jnp.linalg.norm(expected - before)
+        moved = np.sqrt(2) * jnp.linalg.norm(expected - before)
         estimate = jnp.maximum(moved, gap) / jnp.linalg.norm(expected)
         np.testing.assert_allclose(got.error, estimate, rtol=1e-10)
 
@@ -139,7 +139,7 @@ def test_each_example_stops_by_itself_and_the_tolerance_can_be_traced():
         traces.append(1)
         return jax.nn.sigmoid(sharpness * (jnp.sum(x) - 0.4))
 
-    x, sharpness = jnp.ones(2), jnp.array([1.0, 30.0, 300.0])
+    x, sharpness = jnp.ones(2), jnp.array([1.0, 20.0, 300.0])
 
     @jax.jit
     def explain(tolerance):
@@ -163,12 +163,43 @@ def test_each_example_stops_by_itself_and_the_tolerance_can_be_traced():
 
 
 def test_an_unmet_tolerance_is_data():
-    """Here no node sees the rise at all: both rules agree on zero, and the gap gives it away."""
+    """Here no node sees the rise at all: all rules agree on zero, and the gap gives it away."""
     step = lambda x: jax.nn.sigmoid(1e4 * (x[0] - 0.3))
     result = jaxplain.integrated_gradients(step, tolerance=1e-6)(jnp.ones(1), jnp.zeros(1))
     assert float(result.error) > 1e-6
     assert int(result.evaluations) == 257
     assert bool(result.finite)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_the_estimate_has_no_units(scale):
+    """Where squares are out of the range of float32 too."""
+    wave = lambda x, s: s * jnp.sum(jnp.abs(jnp.sin(20 * x)))
+    explain = jaxplain.integrated_gradients(wave, tolerance=1e-2, max_steps=65)
+    x = jnp.linspace(0.3, 2.0, 5)
+    one, scaled = (explain(x, 0 * x, jnp.float32(s)) for s in (1.0, scale))
+    np.testing.assert_allclose(scaled.error, one.error, rtol=1e-5)
+    assert one.error > 1e-2
+
+
+def test_tolerances_of_any_real_dtype():
+    for tolerance in (jnp.bfloat16(1e-2), np.float16(1e-2), np.float64(1e-2), 1):
+        explain = jaxplain.integrated_gradients(lambda x: jnp.sum(x**3), tolerance=tolerance)
+        assert explain(jnp.ones(3), jnp.zeros(3)).error < 1e-2
+
+
+@pytest.mark.parametrize("options", [{"steps": 4}, {"tolerance": 1e-3}], ids=str)
+def test_one_explanation_under_both_precisions(options):
+    """Float32 with and without x64, one after the other: nothing of the first is kept."""
+    explain = jaxplain.integrated_gradients(lambda x: jnp.sum(jnp.sin(x)), **options)
+    x = jnp.arange(1.0, 4.0)
+    tangent = lambda: jax.jvp(lambda x: explain(x, 0 * x).values, (x,), (jnp.ones_like(x),))
+    with jax.enable_x64(True):
+        inside = tangent()
+        assert explain(np.ones(3), np.zeros(3)).values.dtype == jnp.float64
+    for a, b in zip(inside, tangent(), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_x_at_the_baseline_and_nan_stop_at_once():
@@ -262,8 +293,11 @@ def test_training_through_an_attribution_stays_fast():
         ({"rule": lambda n: ([1.5], [1.0])}, ValueError, r"within \[0, 1\].*\[1.5, 1.5\]"),
         ({"rule": lambda n: ([np.nan], [1.0])}, ValueError, "not finite"),
         ({"tolerance": 0.0}, ValueError, "tolerance must be positive, but is 0.0"),
-        ({"tolerance": "small"}, TypeError, "tolerance must be one number"),
-        ({"tolerance": jnp.ones(2)}, TypeError, r"tolerance must be one number.*shape \(2,\)"),
+        ({"tolerance": "small"}, TypeError, "tolerance must be one real number"),
+        ({"tolerance": True}, TypeError, "tolerance must be one real number, but is a bool"),
+        ({"tolerance": 1j}, TypeError, "tolerance must be one real number, but is a complex"),
+        ({"rule": lambda n: (["a"], [1.0])}, TypeError, "real nodes and weights"),
+        ({"tolerance": jnp.ones(2)}, TypeError, r"tolerance must be one real number.*shape \(2,\)"),
         ({"tolerance": 0.1, "max_steps": 100}, ValueError, "but is 100. Near it: 65 and 129"),
         ({"tolerance": 0.1, "max_steps": 17}, ValueError, "but is 17. Near it: 33 and 65"),
         ({"tolerance": 0.1, "steps": 10}, ValueError, "give one or the other"),
