@@ -24,7 +24,7 @@ import sklearn.datasets
 import sklearn.model_selection
 
 import jaxplain
-from jaxplain import metrics, rewrite, targets
+from jaxplain import checks, metrics, rewrite, targets
 
 
 class CNN(nnx.Module):

@@ -21,6 +21,7 @@ __all__ = [
     "shard_first_like",
     "subtract",
     "total",
+    "vary_with_output",
     "wide_dtype",
     "widen",
     "widest",
@@ -94,8 +95,7 @@ def place_like(tree: Any, like: Any) -> Any:
     """
 
     def place(leaf: jax.Array, other: Any) -> jax.Array:
-        if missing := _varying(other) - _varying(leaf):
-            leaf = jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying")
+        leaf = _vary(leaf, _varying(other))
         if _spec(leaf) != _spec(other):
             leaf = jax.sharding.reshard(leaf, _type(other).sharding)
         return leaf
@@ -107,6 +107,19 @@ def finite(*trees: Any) -> jax.Array:
     """Whether every element of every leaf is a number: neither NaN nor infinite."""
     flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
     return functools.reduce(jnp.logical_and, flags)
+
+
+def vary_with_output(f: Any, x: Any, *args: Any) -> Any:
+    """`x`, varying over the devices of a `shard_map` wherever `f(x, *args)` does.
+
+    To be applied before the gradient by `x` is taken. If f varies and x does not (params, a label
+    or a baseline differ between devices), JAX's gradient is the sum over the devices, and what is
+    wanted is each device's own. If f itself sums over devices, nothing changes.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    output = jax.eval_shape(f, x, *args)
+    return jax.tree.map(lambda leaf: _vary(leaf, _varying(output)), x)
 
 
 def shard_first_like(array: jax.Array, like: jax.Array) -> jax.Array:
@@ -126,6 +139,11 @@ def _varying(leaf: Any) -> frozenset[Any]:
     """The axes of a `shard_map` over whose devices the array differs."""
     manual = _type(leaf).manual_axis_type
     return frozenset() if manual is None else manual.varying
+
+
+def _vary(array: jax.Array, axes: frozenset[Any]) -> jax.Array:
+    missing = tuple(sorted(axes - _varying(array)))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
 def _spec(leaf: Any) -> tuple[Any, ...]:

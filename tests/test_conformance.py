@@ -521,6 +521,42 @@ def test_a_sharded_batch_stays_sharded(name, axis_type):
     assert_close(jax.device_get(got), jax.device_get(expected))
 
 
+@pytest.mark.pins
+@kernels
+@pytest.mark.parametrize("varies", ["x", "the params"])
+def test_inside_shard_map(name, varies):
+    """With the check of what varies over devices: loops start as varying as they end."""
+    kernel = KERNELS[name]
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    explain = kernel.make(model, 3)
+    apply = lambda x, params: explain(*kernel.before(X), x, *kernel.after(X), LABEL, params)
+    axes, specs = {
+        "x": ((0, None), (jax.P("data"), jax.P())),
+        "the params": ((None, 0), (jax.P(), jax.P("data"))),
+    }[varies]
+    x = variants(X, 8) if varies == "x" else X
+    params = make_params() if varies == "x" else variants(make_params(), 8)
+    mapped = jax.vmap(apply, axes)
+    inside = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=jax.P("data")))
+    assert_close(jax.device_get(inside(x, params)), jax.device_get(mapped(x, params)))
+
+
+@pytest.mark.pins
+@kernels
+def test_one_example_sharded_over_its_features(name):
+    """On a mesh of Explicit axes, where every intermediate array has a sharding in its type."""
+    kernel = KERNELS[name]
+    if not kernel.scalar:
+        pytest.skip("a ranking of all features needs them in one place")
+    f = lambda x, label, params: jnp.sum(jnp.sin(x) * params["first"][:, label])
+    expected = call(kernel, X, f=f)
+    mesh = jax.make_mesh((2,), ("features",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        got = call(kernel, jax.device_put(X, jax.P("features")), f=f)
+        assert got.values.sharding.spec[0] == "features"
+    assert_close(jax.device_get(got), jax.device_get(expected))
+
+
 @kernels
 def test_results_are_trees_and_survive_orbax(name, tmp_path):
     import orbax.checkpoint as ocp

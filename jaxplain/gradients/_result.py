@@ -28,11 +28,13 @@ def gradient_kernel(
 ) -> Callable[..., GradientAttribution]:
     """`explain(x, *args)` with `values(x, gradient)`, a function of two leaves."""
     checks.function(f, "f")
+    scalar = checks.scalar(f)
     # Under somebody's loop this too must keep its fast convolutions.
-    value_and_gradient = _fast.inline(jax.value_and_grad(checks.scalar(f)))
+    value_and_gradient = _fast.inline(jax.value_and_grad(scalar))
 
     @jax.jit
     def kernel(x: Any, *args: Any) -> GradientAttribution:
+        x = trees.vary_with_output(scalar, x, *args)
         output, gradient = value_and_gradient(x, *args)
         result = jax.tree.map(values, x, gradient)
         return GradientAttribution(result, output, trees.finite(x, output, result))

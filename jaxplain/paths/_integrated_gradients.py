@@ -134,6 +134,7 @@ def _fixed(
     f: Callable[..., jax.Array], nodes: np.ndarray, weights: np.ndarray, chunk_size: int
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+        x, baseline = _ends(f, x, baseline, args)
         line, velocity = _straight_line(x, baseline)
         dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
         t = jnp.asarray(nodes, dtype)
@@ -143,12 +144,11 @@ def _fixed(
             weighted_sum(weights),
             chunk_size=chunk_size,
         )
-        first, last = _ends(x, baseline)
-        output, _ = _fast.staged(lambda z: f(z, *args), first)
+        output, _ = _fast.staged(lambda z: f(z, *args), x)
         return _result(
             x,
             baseline,
-            (output(first), output(last)),
+            (output(baseline), output(x)),
             trees.multiply(velocity, integral),
             error=jnp.nan,
             evaluations=jnp.int32(len(nodes)),
@@ -161,15 +161,15 @@ def _to_tolerance(
     f: Callable[..., jax.Array], plan: _nested.Schedule, tolerance: Any, chunk_size: int
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+        x, baseline = _ends(f, x, baseline, args)
         line, velocity = _straight_line(x, baseline)
         # The outputs at the two ends are needed anyway; their gradients belong to every level.
-        first, last = _ends(x, baseline)
-        value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), first)
-        baseline_output, first_gradient = value_and_gradient(first)
-        output, last_gradient = value_and_gradient(last)
+        value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), x)
+        baseline_output, first = value_and_gradient(baseline)
+        output, last = value_and_gradient(x)
         integral = _nested.integrate(
             lambda t: jax.grad(f)(line(t), *args),
-            (first_gradient, last_gradient),
+            (first, last),
             trees.subtract(trees.widen(output), trees.widen(baseline_output)),
             velocity,
             plan,
@@ -200,10 +200,11 @@ def _straight_line(x: Any, baseline: Any) -> tuple[Callable[[jax.Array], Any], A
     return line, velocity
 
 
-def _ends(x: Any, baseline: Any) -> tuple[Any, Any]:
-    """The baseline and x, both as sharded and as varying over a mesh as either is."""
-    baseline = trees.place_like(baseline, jax.eval_shape(trees.subtract, baseline, x))
-    return baseline, trees.place_like(x, baseline)
+def _ends(f: Callable[..., jax.Array], x: Any, baseline: Any, args: Any) -> tuple[Any, Any]:
+    """Both, as sharded and as varying over a mesh as either is, or f."""
+    x = trees.place_like(x, jax.eval_shape(trees.subtract, x, baseline))
+    x = trees.vary_with_output(f, x, *args)
+    return x, trees.place_like(baseline, x)
 
 
 def _result(

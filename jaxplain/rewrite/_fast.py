@@ -112,7 +112,7 @@ def inline(function: Callable[..., Any], closes_over: str | None = None) -> Call
         program, shapes = _interpreter.stage(function, *arguments)
         if closes_over and any(isinstance(c, jax.core.Tracer) for c in program.consts):
             raise ValueError(closes_over)
-        outputs = _interpreter.interpret(program, _RULES, *arguments)
+        outputs = _interpreter.interpret(program, _RULES, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return call

@@ -139,7 +139,7 @@ def test_each_example_stops_by_itself_and_the_tolerance_can_be_traced():
         traces.append(1)
         return jax.nn.sigmoid(sharpness * (jnp.sum(x) - 0.4))
 
-    x, sharpness = jnp.ones(2), jnp.array([1.0, 20.0, 300.0])
+    x, sharpness = jnp.ones(2), jnp.array([1.0, 28.0, 300.0])
 
     @jax.jit
     def explain(tolerance):

@@ -198,6 +198,18 @@ def test_pool_gradient_agrees_on_nan_and_infinity():
     np.testing.assert_array_equal(rewrite.fast(gradient)(x), jax.jit(gradient)(x))
 
 
+@pytest.mark.pins
+def test_pool_gradients_of_a_sharded_batch_on_explicit_axes():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = jax.random.normal(KEY, (4, 1, 9, 8, 3))
+    gradient = jax.vmap(rewrite.fast(jax.grad(lambda x: jnp.sum(jnp.sin(pool((2, 2))(x))))))
+    expected = gradient(x)
+    with jax.set_mesh(mesh):
+        got = gradient(jax.device_put(x, jax.P("data")))
+    assert got.sharding.spec[0] == "data"
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize(
     ("window", "strides", "padding"),
     [((3, 3), (2, 2), "VALID"), ((2, 2), (2, 2), "SAME"), ((9, 9), (9, 9), "VALID")],
