@@ -32,32 +32,32 @@ def batched(
     explanation and forward mode do not go through it, and say so.
 
     Args:
-      model_function: from (batch, ...) arrays to an output of shape (batch,).
-      in_axes: as in `jax.vmap`, one entry for each argument (or a tree prefix of it): the axis of
-        the batch, or None for what all examples share. The first must not be None.
+        model_function: from (batch, ...) arrays to an output of shape (batch,).
+        in_axes: as in `jax.vmap`, one entry for each argument (or a tree prefix of it): the axis of
+            the batch, or None for what all examples share. The first must not be None.
 
     Returns:
-      `f(x, *args) -> scalar`, for jaxplain's kernels or for `jax.vmap(jax.grad(f))`. What is shared
-      must be an argument: closing over a traced array fails.
+        `f(x, *args) -> scalar`, for jaxplain's kernels or for `jax.vmap(jax.grad(f))`. What is
+        shared must be an argument: closing over a traced array fails.
 
     Raises:
-      TypeError: `model_function` is not a function, or an axis not an integer or None; at the call,
-        an argument or the output is not an array.
-      ValueError: at the call, a shared argument is mapped by `vmap`; a gradient is asked for with
-        respect to anything but `x`; the output is not (batch,); `in_axes` does not fit;
-        `model_function` closes over a traced array.
-      NotImplementedError: a second derivative is asked for.
+        TypeError: `model_function` is not a function, or an axis not an integer or None; at the
+            call, an argument or the output is not an array.
+        ValueError: at the call, a shared argument is mapped by `vmap`; a gradient is asked for with
+            respect to anything but `x`; the output is not (batch,); `in_axes` does not fit;
+            `model_function` closes over a traced array.
+        NotImplementedError: a second derivative is asked for.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> model = lambda x, w: jnp.tanh(x @ w)  # (batch, 3), (3,) -> (batch,)
-      >>> f = batched(model, in_axes=(0, None))
-      >>> x, w = jnp.ones((5, 3)), jnp.ones(3)
-      >>> jax.vmap(jax.grad(f), in_axes=(0, None))(x, w).shape  # one call of model, of batch 5
-      (5, 3)
+        >>> import jax, jax.numpy as jnp
+        >>> model = lambda x, w: jnp.tanh(x @ w)  # (batch, 3), (3,) -> (batch,)
+        >>> f = batched(model, in_axes=(0, None))
+        >>> x, w = jnp.ones((5, 3)), jnp.ones(3)
+        >>> jax.vmap(jax.grad(f), in_axes=(0, None))(x, w).shape  # one call of model, of batch 5
+        (5, 3)
 
     References:
-      `jax.custom_batching.custom_vmap`; docs/architecture.md, "Models that must see their batch".
+        `jax.custom_batching.custom_vmap`; docs/architecture.md, "Models that must see their batch".
     """
     checks.function(model_function, "model_function")
 

@@ -36,28 +36,28 @@ def evaluate(
     `chunk_size` changes memory and speed, and the result only by rounding.
 
     Args:
-      point: from an index, an int32 scalar, to a tree of arrays: a value or a gradient, already
-        differentiated. It is traced once. It may close over tracers.
-      count: the number of points, a Python integer of at least 1.
-      reduction: what becomes of the values.
-      chunk_size: points evaluated at once, by `vmap`; under an outer `vmap` the points in flight
-        are `chunk_size` times the batch. The default suits one example; with a batch take 1 to 4.
+        point: from an index, an int32 scalar, to a tree of arrays: a value or a gradient, already
+            differentiated. It is traced once. It may close over tracers.
+        count: the number of points, a Python integer of at least 1.
+        reduction: what becomes of the values.
+        chunk_size: points evaluated at once, by `vmap`; under an outer `vmap` the points in flight
+            are `chunk_size` times the batch. The default suits one example; for a batch, 1 to 4.
 
     Returns:
-      What `reduction.finish` returns.
+        What `reduction.finish` returns.
 
     Raises:
-      TypeError: `point` is not a function, or a number is not a Python integer.
-      ValueError: `count` or `chunk_size` is below 1, or `reduction` was made for another count.
+        TypeError: `point` is not a function, or a number is not a Python integer.
+        ValueError: `count` or `chunk_size` is below 1, or `reduction` was made for another count.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> square = lambda index: index.astype(jnp.float32) ** 2
-      >>> float(evaluate(square, 5, weighted_sum(jnp.full(5, 0.5))))
-      15.0
+        >>> import jax.numpy as jnp
+        >>> square = lambda index: index.astype(jnp.float32) ** 2
+        >>> float(evaluate(square, 5, weighted_sum(jnp.full(5, 0.5))))
+        15.0
 
     References:
-      Design, evaluate, reduce: docs/architecture.md, "The two loops".
+        Design, evaluate, reduce: docs/architecture.md, "The two loops".
     """
     checks.function(point, "point")
     count = checks.integer(count, "count")
@@ -95,26 +95,26 @@ def walk(
         state_{k+1}, output_k = step(state_k, k),    k = 0, ..., length - 1
 
     Args:
-      init: the first state, a tree of arrays.
-      step: from a state and an index, an int32 scalar, to the next state, of the same tree, shapes
-        and dtypes, and a tree of outputs (or None).
-      length: the number of steps, a Python integer of at least 1.
+        init: the first state, a tree of arrays.
+        step: from a state and an index, an int32 scalar, to the next state, of the same tree,
+            shapes and dtypes, and a tree of outputs (or None).
+        length: the number of steps, a Python integer of at least 1.
 
     Returns:
-      The last state, and the outputs stacked on a leading axis of `length`.
+        The last state, and the outputs stacked on a leading axis of `length`.
 
     Raises:
-      TypeError: `step` is not a function, `length` not an integer, or the state changes its type.
-      ValueError: `length` is below 1.
+        TypeError: `step` is not a function, `length` not an integer, or the state changes its type.
+        ValueError: `length` is below 1.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> state, outputs = walk(jnp.float32(1), lambda s, k: (2 * s, s), 4)
-      >>> float(state), outputs.tolist()
-      (16.0, [1.0, 2.0, 4.0, 8.0])
+        >>> import jax.numpy as jnp
+        >>> state, outputs = walk(jnp.float32(1), lambda s, k: (2 * s, s), 4)
+        >>> float(state), outputs.tolist()
+        (16.0, [1.0, 2.0, 4.0, 8.0])
 
     References:
-      Design, evaluate, reduce: docs/architecture.md, "The two loops".
+        Design, evaluate, reduce: docs/architecture.md, "The two loops".
     """
     checks.function(step, "step")
     length = checks.integer(length, "length")

@@ -17,11 +17,11 @@ class Reduction(NamedTuple):
     """A streaming reduction: three pure functions over a state that is any tree of arrays.
 
     Attributes:
-      init: `value -> state`, where `value` is a tree of `jax.ShapeDtypeStruct`, one point's.
-      update: `state, index, values -> state` for one chunk: `index` has shape (chunk,) and each
-        leaf of `values` a leading axis of that length.
-      finish: `state -> result`.
-      points: the number of points it was made for, or None where any will do.
+        init: `value -> state`, where `value` is a tree of `jax.ShapeDtypeStruct`, one point's.
+        update: `state, index, values -> state` for one chunk: `index` has shape (chunk,) and each
+            leaf of `values` a leading axis of that length.
+        finish: `state -> result`.
+        points: the number of points it was made for, or None where any will do.
     """
 
     init: Callable[[Any], Any]
@@ -37,23 +37,23 @@ def weighted_sum(weights: Any) -> Reduction:
     not grow with the number of points: 1e6 terms in float32 are as exact as a few.
 
     Args:
-      weights: shape (count,), one for each point.
+        weights: shape (count,), one for each point.
 
     Returns:
-      A `Reduction` whose result is a tree like one value, in float32 or wider.
+        A `Reduction` whose result is a tree like one value, in float32 or wider.
 
     Raises:
-      TypeError: `weights` is not an array.
-      ValueError: `weights` is not one-dimensional.
+        TypeError: `weights` is not an array.
+        ValueError: `weights` is not one-dimensional.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> mean = weighted_sum(jnp.full(4, 0.25))
-      >>> float(evaluate(lambda index: index.astype(jnp.float32), 4, mean))
-      1.5
+        >>> import jax.numpy as jnp
+        >>> mean = weighted_sum(jnp.full(4, 0.25))
+        >>> float(evaluate(lambda index: index.astype(jnp.float32), 4, mean))
+        1.5
 
     References:
-      Kahan, "Further remarks on reducing truncation errors", CACM 1965.
+        Kahan, "Further remarks on reducing truncation errors", CACM 1965.
     """
     checks.arrays(weights, "weights")
     if np.ndim(weights) != 1:
@@ -91,21 +91,21 @@ def stack(count: int) -> Reduction:
     Its memory grows with `count`: for scores and other small values.
 
     Args:
-      count: the number of points, as given to `evaluate`.
+        count: the number of points, as given to `evaluate`.
 
     Returns:
-      A `Reduction` whose result is a tree like one value with a leading axis of `count`.
+        A `Reduction` whose result is a tree like one value with a leading axis of `count`.
 
     Raises:
-      TypeError: `count` is not a Python integer.
-      ValueError: `count` is below 1.
+        TypeError: `count` is not a Python integer.
+        ValueError: `count` is below 1.
 
     Example:
-      >>> evaluate(lambda index: 10 * index, 5, stack(5), chunk_size=2).tolist()
-      [0, 10, 20, 30, 40]
+        >>> evaluate(lambda index: 10 * index, 5, stack(5), chunk_size=2).tolist()
+        [0, 10, 20, 30, 40]
 
     References:
-      Design, evaluate, reduce: docs/architecture.md, "The two loops".
+        Design, evaluate, reduce: docs/architecture.md, "The two loops".
     """
     count = checks.integer(count, "count")
 

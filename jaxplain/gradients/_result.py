@@ -13,9 +13,9 @@ class GradientAttribution(NamedTuple):
     """An attribution by the gradient at the input itself.
 
     Attributes:
-      values: tree, shapes and dtype of x.
-      output: f(x), a scalar.
-      finite: whether x, the output and the values are free of NaN and infinity.
+        values: tree, shapes and dtype of x.
+        output: f(x), a scalar.
+        finite: whether x, the output and the values are free of NaN and infinity.
     """
 
     values: Any

@@ -28,13 +28,14 @@ class Curve(NamedTuple):
     The outputs of f may have any shape, `()` for a scalar.
 
     Attributes:
-      scores: shape (steps + 1, *output), the outputs along the curve.
-      area: shape of the output, the area under `scores` over fractions from 0 to 1, in units of f.
-      random_scores: shape (steps + 1, *output), the mean over random orderings.
-      random_area: shape of the output, the area under `random_scores`.
-      random_error: the standard error of `random_area` over the random orderings of this one
-        example; NaN with fewer than two.
-      fractions: shape (steps + 1,), the fraction of features replaced, from 0 to 1.
+        scores: shape (steps + 1, *output), the outputs along the curve.
+        area: shape of the output, the area under `scores` over fractions from 0 to 1, in units of
+            f.
+        random_scores: shape (steps + 1, *output), the mean over random orderings.
+        random_area: shape of the output, the area under `random_scores`.
+        random_error: the standard error of `random_area` over the random orderings of this one
+            example; NaN with fewer than two.
+        fractions: shape (steps + 1,), the fraction of features replaced, from 0 to 1.
     """
 
     scores: jax.Array
@@ -49,13 +50,13 @@ class CurveSummary(NamedTuple):
     """Curves of many examples: means and standard errors over the examples.
 
     Attributes:
-      area: the mean area; area_error: its standard error.
-      random_area: the mean area under random orderings; random_area_error: its standard error.
-      difference: the mean of `area - random_area`, taken example by example, so that what examples
-        share cancels; difference_error: its standard error.
-      scores: shape (steps + 1, *output), the mean curve; scores_error: its standard error.
-      random_scores: the mean curve under random orderings.
-      examples: their number.
+        area: the mean area; area_error: its standard error.
+        random_area: the mean area under random orderings; random_area_error: its standard error.
+        difference: the mean of `area - random_area`, taken example by example, so that what
+            examples share cancels; difference_error: its standard error.
+        scores: shape (steps + 1, *output), the mean curve; scores_error: its standard error.
+        random_scores: the mean curve under random orderings.
+        examples: their number.
     """
 
     area: jax.Array
@@ -85,44 +86,44 @@ def deletion(
     The smaller its area the better, and only against `random_area`. Ties are broken by position.
 
     Args:
-      f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
-        of all classes costs no more than one.
-      step_size: how many features are replaced at each step: a number of features (int; the last
-        step takes what is left) or a fraction of all of them (float; rounded so that the steps are
-        even). Static.
-      channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the colours
-        of a pixel in (height, width, channels): they are ranked by the sum of their attributions
-        and replaced together. None: each element is a feature. Static.
-      random_orderings: how many random orderings to compare with; one is enough where many examples
-        are averaged. Static.
-      chunk_size: points evaluated at once; memory and speed, and the result only by rounding.
+        f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
+            of all classes costs no more than one.
+        step_size: how many features are replaced at each step: a number of features (int; the last
+            step takes what is left) or a fraction of all of them (float; rounded so that the steps
+            are even). Static.
+        channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the
+            colours of a pixel in (height, width, channels): they are ranked by the sum of their
+            attributions and replaced together. None: each element is a feature. Static.
+        random_orderings: how many random orderings to compare with; one is enough where many
+            examples are averaged. Static.
+        chunk_size: points evaluated at once; memory and speed, and the result only by rounding.
 
     Returns:
-      `measure(key, x, baseline, attribution, *args) -> Curve`, a pure function, jitted inside.
-      `key` is a typed key for the random orderings. Give each example of a batch its own, by
-      `jax.random.split`: with one key for all, all share the same orderings, and their standard
-      error over examples is too small. `x`, of any dtype (token ids too), `baseline` like it and
-      `attribution`, float, are trees of the same shapes; the features of all leaves are ranked
-      together. NaN ranks last.
+        `measure(key, x, baseline, attribution, *args) -> Curve`, a pure function, jitted inside.
+        `key` is a typed key for the random orderings. Give each example of a batch its own, by
+        `jax.random.split`: with one key for all, all share the same orderings, and their standard
+        error over examples is too small. `x`, of any dtype (token ids too), `baseline` like it and
+        `attribution`, float, are trees of the same shapes; the features of all leaves are ranked
+        together. NaN ranks last.
 
     Raises:
-      TypeError: f is not a function or does not return one float array; the key is not typed; the
-        attribution is not float.
-      ValueError: baseline or attribution do not match x; x has no elements, or no such channel
-        axis; step_size is not positive, or a fraction above 1.
+        TypeError: f is not a function or does not return one float array; the key is not typed; the
+            attribution is not float.
+        ValueError: baseline or attribution do not match x; x has no elements, or no such channel
+            axis; step_size is not positive, or a fraction above 1.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = lambda x: jnp.sum(x * jnp.array([4.0, 2.0, 1.0, 0.0]))
-      >>> x, attribution = jnp.ones(4), jnp.array([4.0, 2.0, 1.0, 0.0])
-      >>> curve = deletion(f, step_size=1)(jax.random.key(0), x, jnp.zeros(4), attribution)
-      >>> curve.scores.tolist(), float(curve.area)
-      ([7.0, 3.0, 1.0, 0.0, 0.0], 1.875)
+        >>> import jax, jax.numpy as jnp
+        >>> f = lambda x: jnp.sum(x * jnp.array([4.0, 2.0, 1.0, 0.0]))
+        >>> x, attribution = jnp.ones(4), jnp.array([4.0, 2.0, 1.0, 0.0])
+        >>> curve = deletion(f, step_size=1)(jax.random.key(0), x, jnp.zeros(4), attribution)
+        >>> curve.scores.tolist(), float(curve.area)
+        ([7.0, 3.0, 1.0, 0.0, 0.0], 1.875)
 
     References:
-      Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
-      Models", BMVC 2018, section 4.1. Deviations: 1. the random orderings and the errors are ours.
-      2. The number of features replaced is rounded where the steps do not divide it.
+        Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
+        Models", BMVC 2018, section 4.1. Deviations: 1. the random orderings and the errors are
+        ours. 2. The number of features replaced is rounded where the steps do not divide it.
     """
     return _curve(f, step_size, channel_axis, random_orderings, chunk_size, inserts=False)
 
@@ -142,40 +143,40 @@ def insertion(
     The larger its area the better, and only against `random_area`. Ties are broken by position.
 
     Args:
-      f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
-        of all classes costs no more than one.
-      step_size: how many features are replaced at each step: a number of features (int; the last
-        step takes what is left) or a fraction of all of them (float; rounded so that the steps are
-        even). Static.
-      channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the colours
-        of a pixel in (height, width, channels): they are ranked by the sum of their attributions
-        and replaced together. None: each element is a feature. Static.
-      random_orderings: how many random orderings to compare with; one is enough where many examples
-        are averaged. Static.
-      chunk_size: points evaluated at once; memory and speed, and the result only by rounding.
+        f: `f(x, *args) -> array`; a probability is usual (`jaxplain.targets.probability`). A vector
+            of all classes costs no more than one.
+        step_size: how many features are replaced at each step: a number of features (int; the last
+            step takes what is left) or a fraction of all of them (float; rounded so that the steps
+            are even). Static.
+        channel_axis: the axis of x along which the parts of one feature lie, e.g. -1 for the
+            colours of a pixel in (height, width, channels): they are ranked by the sum of their
+            attributions and replaced together. None: each element is a feature. Static.
+        random_orderings: how many random orderings to compare with; one is enough where many
+            examples are averaged. Static.
+        chunk_size: points evaluated at once; memory and speed, and the result only by rounding.
 
     Returns:
-      `measure(key, x, baseline, attribution, *args) -> Curve`, a pure function, jitted inside, as
-      that of `deletion`. The paper's baseline for insertion is a blurred x
-      (`jaxplain.baselines.blurred`).
+        `measure(key, x, baseline, attribution, *args) -> Curve`, a pure function, jitted inside, as
+        that of `deletion`. The paper's baseline for insertion is a blurred x
+        (`jaxplain.baselines.blurred`).
 
     Raises:
-      TypeError: f is not a function or does not return one float array; the key is not typed; the
-        attribution is not float.
-      ValueError: baseline or attribution do not match x; x has no elements, or no such channel
-        axis; step_size is not positive, or a fraction above 1.
+        TypeError: f is not a function or does not return one float array; the key is not typed; the
+            attribution is not float.
+        ValueError: baseline or attribution do not match x; x has no elements, or no such channel
+            axis; step_size is not positive, or a fraction above 1.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = lambda x: jnp.sum(x * jnp.array([4.0, 2.0, 1.0, 0.0]))
-      >>> x, attribution = jnp.ones(4), jnp.array([4.0, 2.0, 1.0, 0.0])
-      >>> curve = insertion(f, step_size=1)(jax.random.key(0), x, jnp.zeros(4), attribution)
-      >>> curve.scores.tolist(), float(curve.area)
-      ([0.0, 4.0, 6.0, 7.0, 7.0], 5.125)
+        >>> import jax, jax.numpy as jnp
+        >>> f = lambda x: jnp.sum(x * jnp.array([4.0, 2.0, 1.0, 0.0]))
+        >>> x, attribution = jnp.ones(4), jnp.array([4.0, 2.0, 1.0, 0.0])
+        >>> curve = insertion(f, step_size=1)(jax.random.key(0), x, jnp.zeros(4), attribution)
+        >>> curve.scores.tolist(), float(curve.area)
+        ([0.0, 4.0, 6.0, 7.0, 7.0], 5.125)
 
     References:
-      Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
-      Models", BMVC 2018, section 4.1. Deviations: as for `deletion`.
+        Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
+        Models", BMVC 2018, section 4.1. Deviations: as for `deletion`.
     """
     return _curve(f, step_size, channel_axis, random_orderings, chunk_size, inserts=True)
 
@@ -186,27 +187,27 @@ def over_examples(curves: Curve) -> CurveSummary:
         mean = sum_i a_i / n,    error = sqrt(sum_i (a_i - mean)^2 / (n (n - 1)))
 
     Args:
-      curves: what `vmap` of a measure returns: each field with a leading axis of examples.
+        curves: what `vmap` of a measure returns: each field with a leading axis of examples.
 
     Returns:
-      A `CurveSummary`. With one example the errors are NaN, with none the means too.
+        A `CurveSummary`. With one example the errors are NaN, with none the means too.
 
     Raises:
-      TypeError: `curves` is not a `Curve`.
-      ValueError: the curves have no axis of examples.
+        TypeError: `curves` is not a `Curve`.
+        ValueError: the curves have no axis of examples.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = lambda x: jnp.sum(x**2)
-      >>> x = jnp.arange(12.0).reshape(3, 4)
-      >>> keys = jax.random.split(jax.random.key(0), 3)
-      >>> measure = jax.vmap(deletion(f, step_size=1), in_axes=(0, 0, None, 0))
-      >>> summary = over_examples(measure(keys, x, jnp.zeros(4), x**2))
-      >>> int(summary.examples), bool(summary.difference < 0)
-      (3, True)
+        >>> import jax, jax.numpy as jnp
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.arange(12.0).reshape(3, 4)
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> measure = jax.vmap(deletion(f, step_size=1), in_axes=(0, 0, None, 0))
+        >>> summary = over_examples(measure(keys, x, jnp.zeros(4), x**2))
+        >>> int(summary.examples), bool(summary.difference < 0)
+        (3, True)
 
     References:
-      `jaxplain.estimates`; the paired difference: Student, "The probable error of a mean", 1908.
+        `jaxplain.estimates`; the paired difference: Student, "The probable error of a mean", 1908.
     """
     if not isinstance(curves, Curve):
         raise TypeError(

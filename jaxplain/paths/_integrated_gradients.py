@@ -24,16 +24,16 @@ class PathAttribution(NamedTuple):
     """An attribution along a path, and how good it is.
 
     Attributes:
-      values: tree and shapes of x, dtype of x: what each element of x contributed to
-        `output - baseline_output`, in the units of f.
-      output: f(x), a scalar.
-      baseline_output: f(baseline), a scalar.
-      completeness_gap: sum(values) - (output - baseline_output), a scalar in float32 or wider, with
-        the values as they were before they were given the dtype of x.
-      error: the estimated error of `values`, relative to their Euclidean norm. With `tolerance`
-        only; NaN with fixed `steps`, where it is not estimated.
-      evaluations: the number of gradients of f that went into `values`, int32.
-      finite: whether x, the baseline, the outputs and the values are free of NaN and infinity.
+        values: tree and shapes of x, dtype of x: what each element of x contributed to
+            `output - baseline_output`, in the units of f.
+        output: f(x), a scalar.
+        baseline_output: f(baseline), a scalar.
+        completeness_gap: sum(values) - (output - baseline_output), a scalar in float32 or wider,
+            with the values as they were before they were given the dtype of x.
+        error: the estimated error of `values`, relative to their Euclidean norm. With `tolerance`
+            only; NaN with fixed `steps`, where it is not estimated.
+        evaluations: the number of gradients of f that went into `values`, int32.
+        finite: whether x, the baseline, the outputs and the values are free of NaN and infinity.
     """
 
     values: Any
@@ -65,41 +65,41 @@ def integrated_gradients(
     thousand (forward mode only: reverse mode does not pass a `while_loop`).
 
     Args:
-      f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over: closed-over
-        arrays become constants of the program, slow to compile and twice in memory.
-      steps: the number of gradients; 32 where neither `steps` nor `tolerance` is given.
-      rule: a function `steps -> (nodes, weights)` with nodes in [0, 1]; `gauss_legendre` unless
-        given. Static.
-      tolerance: the relative error of the vector of values to stop at, in the Euclidean norm. May
-        be a traced array, so that it can be swept inside a `jit`.
-      max_steps: the most gradients in the tolerance form, 2**k + 1; 257 unless given.
-      chunk_size: points evaluated at once. It changes memory and speed, and the result only by
-        rounding. Under `vmap` the points in flight are `chunk_size` times the batch: take 1 to 4.
-        In the tolerance form it is rounded down to a power of two, at most 16.
+        f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over: closed-over
+            arrays become constants of the program, slow to compile and twice in memory.
+        steps: the number of gradients; 32 where neither `steps` nor `tolerance` is given.
+        rule: a function `steps -> (nodes, weights)` with nodes in [0, 1]; `gauss_legendre` unless
+            given. Static.
+        tolerance: the relative error of the vector of values to stop at, in the Euclidean norm. May
+            be a traced array, so that it can be swept inside a `jit`.
+        max_steps: the most gradients in the tolerance form, 2**k + 1; 257 unless given.
+        chunk_size: points evaluated at once. It changes memory and speed, and the result only by
+            rounding. Under `vmap` the points in flight are `chunk_size` times the batch: take 1 to
+            4. In the tolerance form it is rounded down to a power of two, at most 16.
 
     Returns:
-      `explain(x, baseline, *args) -> PathAttribution`, a pure function, jitted inside. `x` is any
-      tree of float arrays (scalars too), `baseline` the same tree with the same shapes and dtypes;
-      `*args` are arrays or trees of arrays.
+        `explain(x, baseline, *args) -> PathAttribution`, a pure function, jitted inside. `x` is any
+        tree of float arrays (scalars too), `baseline` the same tree with the same shapes and
+        dtypes; `*args` are arrays or trees of arrays.
 
     Raises:
-      TypeError: f or rule is not a function; x is not float; an argument is not an array.
-      ValueError: f does not return a scalar; baseline does not match x; steps is below 1;
-        max_steps is not 2**k + 1; options of both forms are given.
+        TypeError: f or rule is not a function; x is not float; an argument is not an array.
+        ValueError: f does not return a scalar; baseline does not match x; steps is below 1;
+            max_steps is not 2**k + 1; options of both forms are given.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = lambda x, weight: jnp.sum(weight * x**2)
-      >>> explain = integrated_gradients(f, steps=4)
-      >>> result = explain(jnp.array([1.0, 2.0]), jnp.zeros(2), jnp.array([3.0, 1.0]))
-      >>> result.values.round(4).tolist(), float(result.output)
-      ([3.0, 4.0], 7.0)
+        >>> import jax, jax.numpy as jnp
+        >>> f = lambda x, weight: jnp.sum(weight * x**2)
+        >>> explain = integrated_gradients(f, steps=4)
+        >>> result = explain(jnp.array([1.0, 2.0]), jnp.zeros(2), jnp.array([3.0, 1.0]))
+        >>> result.values.round(4).tolist(), float(result.output)
+        ([3.0, 4.0], 7.0)
 
     References:
-      Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equation 1.
-      Deviations: 1. the quadrature rule is an argument and Gauss-Legendre by default, where
-      equation 3 is the right Riemann sum. 2. The tolerance form is ours: Clenshaw and Curtis,
-      Numer. Math. 1960, nested as in docs/architecture.md.
+        Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equation
+        1. Deviations: 1. the quadrature rule is an argument and Gauss-Legendre by default, where
+        equation 3 is the right Riemann sum. 2. The tolerance form is ours: Clenshaw and Curtis,
+        Numer. Math. 1960, nested as in docs/architecture.md.
     """
     checks.function(f, "f")
     chunk_size = checks.integer(chunk_size, "chunk_size")

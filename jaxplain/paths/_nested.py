@@ -49,9 +49,9 @@ class Schedule(NamedTuple):
     so that every level ends on a multiple of any power of two up to `FIRST`.
 
     Attributes:
-      nodes: shape (points,), points = FIRST * 2 ** (levels - 1).
-      weights: shape (levels, points).
-      end_weights: shape (levels,), for either end point.
+        nodes: shape (points,), points = FIRST * 2 ** (levels - 1).
+        weights: shape (levels, points).
+        end_weights: shape (levels,), for either end point.
     """
 
     nodes: np.ndarray
@@ -108,13 +108,13 @@ def integrate(
     """Integrates `gradient` over [0, 1] until `velocity * integral` is within `tolerance`.
 
     Args:
-      gradient: from t to a tree like x.
-      at_ends: the gradients at t = 0 and at t = 1.
-      rise: f at t = 1 less f at t = 0.
-      velocity: a tree like x, which weighs the error.
-      plan: from `schedule`.
-      tolerance: relative, in the Euclidean norm of the vector; may be traced.
-      chunk_size: the most points evaluated at once; rounded down to a power of two, at most 16.
+        gradient: from t to a tree like x.
+        at_ends: the gradients at t = 0 and at t = 1.
+        rise: f at t = 1 less f at t = 0.
+        velocity: a tree like x, which weighs the error.
+        plan: from `schedule`.
+        tolerance: relative, in the Euclidean norm of the vector; may be traced.
+        chunk_size: the most points evaluated at once; rounded down to a power of two, at most 16.
     """
     size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
     levels, points = plan.weights.shape

@@ -29,22 +29,22 @@ def left_riemann(steps: int) -> Rule:
     comparison with published results.
 
     Args:
-      steps: n, the number of nodes, at least 1.
+        steps: n, the number of nodes, at least 1.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 1.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 1.
 
     Example:
-      >>> nodes, weights = left_riemann(4)
-      >>> nodes.tolist(), weights.tolist()
-      ([0.0, 0.25, 0.5, 0.75], [0.25, 0.25, 0.25, 0.25])
+        >>> nodes, weights = left_riemann(4)
+        >>> nodes.tolist(), weights.tolist()
+        ([0.0, 0.25, 0.5, 0.75], [0.25, 0.25, 0.25, 0.25])
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
+        Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps")
     return np.arange(n) / n, np.full(n, 1 / n)
@@ -56,21 +56,22 @@ def right_riemann(steps: int) -> Rule:
     The rule of the first published form of Integrated Gradients.
 
     Args:
-      steps: n, the number of nodes, at least 1.
+        steps: n, the number of nodes, at least 1.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 1.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 1.
 
     Example:
-      >>> right_riemann(4)[0].tolist()
-      [0.25, 0.5, 0.75, 1.0]
+        >>> right_riemann(4)[0].tolist()
+        [0.25, 0.5, 0.75, 1.0]
 
     References:
-      Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equation 3.
+        Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017,
+        equation 3.
     """
     n = checks.integer(steps, "steps")
     return np.arange(1, n + 1) / n, np.full(n, 1 / n)
@@ -82,21 +83,21 @@ def midpoint(steps: int) -> Rule:
     Of second order.
 
     Args:
-      steps: n, the number of nodes, at least 1.
+        steps: n, the number of nodes, at least 1.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 1.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 1.
 
     Example:
-      >>> midpoint(2)[0].tolist()
-      [0.25, 0.75]
+        >>> midpoint(2)[0].tolist()
+        [0.25, 0.75]
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
+        Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps")
     return (np.arange(n) + 0.5) / n, np.full(n, 1 / n)
@@ -108,21 +109,21 @@ def trapezoid(steps: int) -> Rule:
     Of second order. The weights sum to 1 (those of some libraries sum to (n - 1) / n).
 
     Args:
-      steps: n, the number of nodes, at least 2.
+        steps: n, the number of nodes, at least 2.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 2.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 2.
 
     Example:
-      >>> trapezoid(3)[1].tolist()
-      [0.25, 0.5, 0.25]
+        >>> trapezoid(3)[1].tolist()
+        [0.25, 0.5, 0.25]
 
     References:
-      Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
+        Davis and Rabinowitz, Methods of Numerical Integration, 2nd ed., 1984, section 2.1.
     """
     n = checks.integer(steps, "steps of the trapezoid rule", minimum=2)
     weights = np.full(n, 1 / (n - 1))
@@ -137,22 +138,22 @@ def gauss_legendre(steps: int) -> Rule:
     exponential on smooth ones.
 
     Args:
-      steps: n, the number of nodes, at least 1.
+        steps: n, the number of nodes, at least 1.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 1.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 1.
 
     Example:
-      >>> nodes, weights = gauss_legendre(2)
-      >>> round(float(weights @ nodes**3), 12)  # the integral of t^3 is 1/4
-      0.25
+        >>> nodes, weights = gauss_legendre(2)
+        >>> round(float(weights @ nodes**3), 12)  # the integral of t^3 is 1/4
+        0.25
 
     References:
-      Golub and Welsch, "Calculation of Gauss Quadrature Rules", Math. Comp. 1969.
+        Golub and Welsch, "Calculation of Gauss Quadrature Rules", Math. Comp. 1969.
     """
     import scipy.special  # comes with jax; kept out of the import of the package for its cost
 
@@ -168,22 +169,22 @@ def clenshaw_curtis(steps: int) -> Rule:
     `gauss_legendre`, and nested: the nodes of n are among those of 2n - 1.
 
     Args:
-      steps: n, the number of nodes, at least 2.
+        steps: n, the number of nodes, at least 2.
 
     Returns:
-      Nodes and weights, float64 arrays of shape (steps,).
+        Nodes and weights, float64 arrays of shape (steps,).
 
     Raises:
-      TypeError: `steps` is not a Python integer.
-      ValueError: `steps` is below 2.
+        TypeError: `steps` is not a Python integer.
+        ValueError: `steps` is below 2.
 
     Example:
-      >>> clenshaw_curtis(3)[1].round(12).tolist()  # Simpson's rule
-      [0.166666666667, 0.666666666667, 0.166666666667]
+        >>> clenshaw_curtis(3)[1].round(12).tolist()  # Simpson's rule
+        [0.166666666667, 0.666666666667, 0.166666666667]
 
     References:
-      Clenshaw and Curtis, Numer. Math. 1960; Trefethen, "Is Gauss Quadrature Better than
-      Clenshaw-Curtis?", SIAM Review 2008.
+        Clenshaw and Curtis, Numer. Math. 1960; Trefethen, "Is Gauss Quadrature Better than
+        Clenshaw-Curtis?", SIAM Review 2008.
     """
     import scipy.fft
 

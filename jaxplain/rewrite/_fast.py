@@ -46,25 +46,25 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
     after the pass. Forward and reverse mode and `vmap` go through it.
 
     Args:
-      function: takes and returns trees of arrays; differentiated or not.
+        function: takes and returns trees of arrays; differentiated or not.
 
     Returns:
-      A jitted function with the same signature.
+        A jitted function with the same signature.
 
     Raises:
-      TypeError: `function` is not callable, or is called with an argument that is not an array.
+        TypeError: `function` is not callable, or is called with an argument that is not an array.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> loss = lambda w, x: jnp.sum(jax.lax.conv(x, w, (1, 1), "SAME") ** 2)
-      >>> w, x = jnp.ones((4, 3, 3, 3)), jnp.ones((1, 3, 8, 8))
-      >>> gradient = fast(jax.grad(loss))(w, x)
-      >>> bool(jnp.allclose(gradient, jax.grad(loss)(w, x)))
-      True
+        >>> import jax, jax.numpy as jnp
+        >>> loss = lambda w, x: jnp.sum(jax.lax.conv(x, w, (1, 1), "SAME") ** 2)
+        >>> w, x = jnp.ones((4, 3, 3, 3)), jnp.ones((1, 3, 8, 8))
+        >>> gradient = fast(jax.grad(loss))(w, x)
+        >>> bool(jnp.allclose(gradient, jax.grad(loss)(w, x)))
+        True
 
     References:
-      The slow forms and what mends them were measured for this library: docs/architecture.md,
-      "The pass after differentiation".
+        The slow forms and what mends them were measured for this library: docs/architecture.md,
+        "The pass after differentiation".
     """
     checks.function(function, "function")
 

@@ -55,13 +55,13 @@ def interpret(
     """Evaluates a program, with `rules` in place of the primitives they name.
 
     Args:
-      program: what to evaluate; its constants may be tracers of an enclosing trace.
-      rules: from the name of a primitive to its rule, see the top of this file.
-      *inputs: one array for each input of the program.
-      platform: "cpu" or "other" where the program is a branch for that platform.
+        program: what to evaluate; its constants may be tracers of an enclosing trace.
+        rules: from the name of a primitive to its rule, see the top of this file.
+        *inputs: one array for each input of the program.
+        platform: "cpu" or "other" where the program is a branch for that platform.
 
     Returns:
-      The list of outputs, flat.
+        The list of outputs, flat.
     """
     environment: dict[Any, Any] = {}
 
