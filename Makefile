@@ -59,6 +59,7 @@ docs: $(ENV)/.with-docs
 
 bench: $(ENV)/.with-bench
 	$(RUN) -m bench.integrated_gradients $(ARGS)
+	$(RUN) -m bench.overheads
 
 clean:
 	rm -rf build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .jax_cache

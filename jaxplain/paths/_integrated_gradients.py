@@ -62,7 +62,8 @@ def integrated_gradients(
     differentiable in both modes. With `tolerance`, nested Clenshaw-Curtis rules of 33, 65, 129, ...
     nodes until two in succession differ by little enough, for each example by itself; `error` is
     that difference with a margin, above the true error on all but a few networks' inputs in a
-    thousand (forward mode only: reverse mode does not pass a `while_loop`).
+    thousand (forward mode only: reverse mode does not pass a `while_loop`). Its rules take the
+    gradient at both ends too: where it is infinite there (a square root at zero), use `steps`.
 
     Args:
         f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over: closed-over

@@ -254,6 +254,15 @@ def test_the_benchmark_runs(tmp_path):
         assert len(result["environment"]["threads"]["cores_allowed"]) == 1
 
 
+def test_the_overheads_run(tmp_path):
+    printed = run("bench/overheads.py", "--quick", "--out", str(tmp_path))
+    assert "eager call: median" in printed
+    (path,) = tmp_path.iterdir()
+    result = harness.read(path)
+    assert len(result["eager_call"]["eager call"]["wall_seconds"]) == 3
+    assert result["compile_512_mb"]["compile_seconds"] > 0
+
+
 # What the bars were set on (classes, weights and biases): a network that drifts is another network.
 PARAMETERS = {
     "mlp": 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10,
