@@ -27,7 +27,9 @@ __all__ = [
     "models",
     "paths",
     "rewrite",
+    "run",
     "saliency",
+    "store",
     "targets",
 ]
 

@@ -219,6 +219,17 @@ HOST = {
     "paths.midpoint": "a rule: numpy on the host",
     "paths.right_riemann": "a rule: numpy on the host",
     "paths.trapezoid": "a rule: numpy on the host",
+    "run.map": "runs on the host",
+    "run.plan": "runs on the host",
+    "store.create": "disk",
+    "store.exists": "disk",
+    "store.fingerprint": "reads arrays on the host",
+    "store.finished_batches": "disk",
+    "store.names": "names of a tree",
+    "store.open": "disk",
+    "store.reopen": "disk",
+    "store.update_manifest": "disk",
+    "store.write": "disk",
 }
 
 

@@ -7,7 +7,6 @@ a batch is done when its chunk is in every array; a run that is resumed computes
 
 import collections
 import datetime
-import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -17,11 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import checks, store
-from jaxplain.run import _source
+from jaxplain import store
+from jaxplain.run._program import prepare
 from jaxplain.run._progress import Progress
 
 # What must be equal for two runs to give the same bits; the cause before its consequence.
@@ -38,7 +36,6 @@ _MUST_AGREE = (
     "fields",
     "program",
 )
-_EXAMPLES_PER_DEVICE = 32
 # Batches on their way: computed by the device, and written by tensorstore.
 _COMPUTED_AHEAD, _WRITTEN_BEHIND = 2, 4
 
@@ -128,60 +125,39 @@ def map(
     References:
         docs/architecture.md, "Stores and runs".
     """
-    checks.function(explain, "explain")
-    if key is not None:
-        checks.key(key)
-    shared = _shared(shared)
-    mesh = _mesh(mesh)
-    examples = _source.of(source)
-    batch_size = _batch_size(batch_size, mesh.size, examples.examples)
     path = pathlib.Path(out)
-    if path.exists() and not resume:
+    if store.exists(path) and not resume:
         raise FileExistsError(
             f"{path} exists. Go on with it by resume=True, or name another folder."
         )
-
-    started = time.perf_counter()
-    by_example = jax.NamedSharding(mesh, jax.P(mesh.axis_names))
-    replicated = jax.NamedSharding(mesh, jax.P())
-    shared = jax.tree.map(lambda leaf: _place_shared(leaf, mesh, replicated), shared)
-    key_data = key if key is None else jax.device_put(key, replicated)
-    of_batch = lambda row: jax.ShapeDtypeStruct(
-        (batch_size, *row.shape), row.dtype, sharding=by_example
-    )
-    index_type, example_types = jax.tree.map(
-        of_batch, (jax.ShapeDtypeStruct((), jnp.uint32), examples.types)
-    )
-    function = jax.jit(_over_examples(explain), out_shardings=by_example)
-    lowered = function.lower(key_data, index_type, example_types, shared)
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - started
-    types = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), lowered.out_info
-    )
-
+    program = prepare(explain, source, shared=shared, key=key, mesh=mesh, batch_size=batch_size)
+    examples, batch_size = program.source, program.batch_size
+    device = program.mesh.devices.flat[0]
     manifest = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "finished": False,
         "about": dict(about or {}),
         "examples": examples.examples,
         "batch_size": batch_size,
-        "devices": mesh.size,
-        "device_kind": mesh.devices.flat[0].device_kind,
-        "platform": mesh.devices.flat[0].platform,
+        "devices": program.mesh.size,
+        "device_kind": device.device_kind,
+        "platform": device.platform,
         "versions": _versions(),
-        "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
-        "fingerprints": {"shared": store.fingerprint(shared), "source": examples.fingerprint()},
+        "program": program.digest,
+        "fingerprints": {
+            "shared": store.fingerprint(program.shared),
+            "source": examples.fingerprint(),
+        },
         "key": None if key is None else store.fingerprint(key),
-        "seconds": {"compile": compile_seconds, "run": 0.0},
+        "seconds": {"compile": program.compile_seconds, "run": 0.0},
         "computed_examples": 0,
     }
     if resume and store.exists(path):
         # How many an iterator holds is known at its end only.
         must_agree = [k for k in _MUST_AGREE if k != "examples" or examples.examples is not None]
-        results = store.reopen(path, manifest, types, must_agree)
+        results = store.reopen(path, manifest, program.types, must_agree)
     else:
-        results = store.create(path, manifest, types, examples=examples.examples or 0)
+        results = store.create(path, manifest, program.types, examples=examples.examples or 0)
     done = store.finished_batches(results)
     before = _count(done, batch_size, examples.examples)
 
@@ -203,9 +179,7 @@ def map(
             bar.advance(count)
 
         for batch in examples.batches(batch_size, done):
-            index = np.arange(batch_size, dtype=np.uint32) + np.uint32(batch.number * batch_size)
-            placed = jax.device_put((index, batch.arguments), by_example)
-            on_device.append((batch, compiled(key_data, *placed, shared)))
+            on_device.append((batch, program.run(batch)))
             computed += batch.real
             if len(on_device) > _COMPUTED_AHEAD:
                 retire()
@@ -225,69 +199,13 @@ def map(
             "finished": True,
             "examples": count,
             "seconds": {
-                "compile": compile_seconds,
+                "compile": program.compile_seconds,
                 "run": recorded["seconds"]["run"] + seconds,
             },
             "computed_examples": recorded["computed_examples"] + computed,
         },
     )
-    return Summary(path, count, computed, _not_finite(results), seconds, compile_seconds)
-
-
-def _over_examples(explain: Callable[..., Any]) -> Callable[..., Any]:
-    """The batch's function: of a key or None, global indices, the examples, what they share."""
-
-    def over(key: Any, index: jax.Array, arguments: Any, shared: Any) -> Any:
-        axes = (0,) * len(arguments) + (None,) * len(shared)
-        if key is None:
-            return jax.vmap(explain, axes)(*arguments, *shared)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-        return jax.vmap(explain, (0, *axes))(keys, *arguments, *shared)
-
-    return over
-
-
-def _shared(shared: Any) -> tuple[Any, ...]:
-    if not isinstance(shared, tuple):
-        raise TypeError(
-            "shared must be a tuple of what is passed after the example, e.g. `shared=(params,)`, "
-            f"but is a {type(shared).__name__}."
-        )
-    checks.arrays(shared, "shared")
-    return jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), shared
-    )
-
-
-def _mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh:
-    if mesh is None:
-        devices = jax.local_devices()
-        auto = (jax.sharding.AxisType.Auto,)
-        return jax.make_mesh((len(devices),), ("examples",), auto, devices=devices)
-    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
-        raise ValueError("mesh must hold devices of this process only.")
-    return mesh
-
-
-def _batch_size(batch_size: int | None, devices: int, examples: int | None) -> int:
-    if batch_size is None:
-        whole = -(-(examples or _EXAMPLES_PER_DEVICE * devices) // devices) * devices
-        return min(_EXAMPLES_PER_DEVICE * devices, whole)
-    batch_size = checks.integer(batch_size, "batch_size")
-    if batch_size % devices:
-        above = -(-batch_size // devices) * devices
-        raise ValueError(
-            f"batch_size must be a multiple of the {devices} devices that the examples are sharded "
-            f"over, but is {batch_size}. Near it: {above}."
-        )
-    return batch_size
-
-
-def _place_shared(leaf: Any, mesh: jax.sharding.Mesh, replicated: jax.NamedSharding) -> jax.Array:
-    sharding = getattr(leaf, "sharding", None)
-    if isinstance(sharding, jax.NamedSharding) and sharding.mesh == mesh:
-        return leaf
-    return jax.device_put(leaf, replicated)
+    return Summary(path, count, computed, _not_finite(results), seconds, program.compile_seconds)
 
 
 def _versions() -> dict[str, str]:

@@ -6,11 +6,11 @@ the examples, one chunk for each batch of the run, so a chunk that is there is a
 
 from jaxplain.store._fingerprint import fingerprint
 from jaxplain.store._layout import (
-    FORMAT_VERSION,
     Store,
     create,
     exists,
     finished_batches,
+    names,
     open,
     reopen,
     write,
@@ -18,12 +18,12 @@ from jaxplain.store._layout import (
 from jaxplain.store._manifest import update_manifest
 
 __all__ = [
-    "FORMAT_VERSION",
     "Store",
     "create",
     "exists",
     "fingerprint",
     "finished_batches",
+    "names",
     "open",
     "reopen",
     "update_manifest",

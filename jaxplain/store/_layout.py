@@ -57,7 +57,7 @@ def open(path: str | os.PathLike[str]) -> Store:
         ([[0.0, 2.0, 0.0]], 3)
 
     References:
-        Zarr specification, version 3; tensorstore's driver `zarr3`.
+        Zarr specification, version 3 (2023); tensorstore's driver `zarr3`.
     """
     path = pathlib.Path(path)
     manifest = _read(path)
@@ -97,7 +97,7 @@ def create(
         (10, 3)
 
     References:
-        Zarr specification, version 3; tensorstore's driver `zarr3`.
+        Zarr specification, version 3 (2023); tensorstore's driver `zarr3`.
     """
     path = pathlib.Path(path)
     if exists(path):
@@ -195,7 +195,26 @@ def _fields(types: Any) -> dict[str, Any]:
 
 
 def names(tree: Any) -> dict[str, Any]:
-    """The leaves of a result by the names of their arrays: fields and keys, joined by slashes."""
+    """The leaves of a result by the names of their arrays.
+
+        the fields, keys and indices on the way to a leaf, joined by slashes
+
+    Args:
+        tree: any tree.
+
+    Returns:
+        From names to leaves, in the order of the tree. A tree that is one leaf is called "values".
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> names({"values": {"image": 1, "text": 2}, "output": 3})
+        {'output': 3, 'values/image': 1, 'values/text': 2}
+
+    References:
+        `jax.tree_util.keystr`.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     keystr = jax.tree_util.keystr
     return {keystr(path, simple=True, separator="/") or "values": leaf for path, leaf in leaves}
@@ -226,7 +245,7 @@ def write(store: Store, batch: int, values: Any) -> list[Any]:
         ({1}, 7.0)
 
     References:
-        tensorstore's asynchronous writes.
+        tensorstore's asynchronous writes; docs/architecture.md, "Stores and runs".
     """
     named = names(values)
     if named.keys() != store.arrays.keys():
@@ -263,7 +282,7 @@ def finished_batches(store: Store) -> set[int]:
         set()
 
     References:
-        Zarr specification, version 3, "Chunk grids": a chunk is one file, written in one step.
+        Zarr specification, version 3 (2023), "Chunk grids": a chunk is one file, written in one step.
     """
 
     def of(array: Any) -> set[int]:

@@ -80,7 +80,7 @@ def update_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
         True
 
     References:
-        Zarr specification, version 3, "Group metadata".
+        Zarr specification, version 3 (2023), "Group metadata".
     """
     group = {
         "zarr_format": 3,
