@@ -52,6 +52,7 @@ def evaluate(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from jaxplain.evaluate import weighted_sum
         >>> square = lambda index: index.astype(jnp.float32) ** 2
         >>> float(evaluate(square, 5, weighted_sum(jnp.full(5, 0.5))))
         15.0

@@ -48,6 +48,7 @@ def weighted_sum(weights: Any) -> Reduction:
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from jaxplain.evaluate import evaluate
         >>> mean = weighted_sum(jnp.full(4, 0.25))
         >>> float(evaluate(lambda index: index.astype(jnp.float32), 4, mean))
         1.5
@@ -101,6 +102,7 @@ def stack(count: int) -> Reduction:
         ValueError: `count` is below 1.
 
     Example:
+        >>> from jaxplain.evaluate import evaluate
         >>> evaluate(lambda index: 10 * index, 5, stack(5), chunk_size=2).tolist()
         [0, 10, 20, 30, 40]
 
