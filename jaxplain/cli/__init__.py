@@ -1,0 +1,383 @@
+"""The command line: demo, attribute, report, info. Each command calls functions of the library.
+
+Errors a user can mend are one line and a non-zero status, never a traceback.
+"""
+
+import argparse
+import fractions
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_ATTRIBUTE_EXAMPLES = """\
+examples:
+  jaxplain attribute --model my_model:load --data digits.npz:images --scale 1/16 --out ig.zarr
+  jaxplain attribute --model my_model:load --data x.npy --method integrated_gradients \\
+      --steps 64 --rule paths.gauss_legendre --baseline mean --target 3 --out ig.zarr
+  jaxplain attribute --model my_model:load --data my_data:batches --tolerance 0.02 --out ig.zarr
+  jaxplain report ig.zarr saliency.zarr --out report.html
+
+The model is named by a function without arguments that returns (apply, params), where
+apply(params, batch) gives scores (batch, classes), or one number for each example with
+--score output. jaxplain.adapters.nnx(model) makes the pair from a Flax model:
+
+  # my_model.py
+  def load():
+      return jaxplain.adapters.nnx(MyModel(...))
+
+Options of the method are given by their names in its signature, with dashes for underscores;
+`jaxplain attribute --method NAME --help` lists them. A run that was stopped goes on with --resume,
+with the same options; finished batches are not computed again.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser, commands = _parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(words)
+    if options.version:
+        import jaxplain
+
+        print(f"jaxplain {jaxplain.__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 2
+    if rest and options.command != "attribute":
+        commands[options.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status = options.run(options, rest)
+    except KeyboardInterrupt:
+        print(f"\njaxplain {options.command}: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ImportError, TypeError, ValueError, NotImplementedError) as error:
+        if os.environ.get("JAXPLAIN_TRACEBACK"):
+            raise
+        print(f"jaxplain {options.command}: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return int(status or 0)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message on one line; of what JAX says about a model, the first paragraph."""
+    text = str(error).split("\n\n")[0]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="jaxplain", description="Explain neural networks from inside JAX."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    subparsers = parser.add_subparsers(dest="command", metavar="command")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def command(name: str, run: Callable[..., Any], summary: str, **texts: Any) -> Any:
+        made = subparsers.add_parser(
+            name,
+            help=summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **texts,
+        )
+        made.set_defaults(run=run)
+        commands[name] = made
+        return made
+
+    demo = command(
+        "demo",
+        _run_demo,
+        "train a small network on real digits, explain all of them by two methods, and look",
+        description=(
+            "Trains a small Flax NNX network on scikit-learn's 1,797 digits, explains every one\n"
+            "by Integrated Gradients and by input x gradient, tests the maps by deletion and\n"
+            "insertion against random orderings, and writes the stores and one page that\n"
+            "compares them. Downloads nothing; needs pip install 'jaxplain[demo]'."
+        ),
+    )
+    demo.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("demo_output"),
+        help="folder of what is written (default: %(default)s); an earlier demo's is replaced",
+    )
+    demo.add_argument(
+        "--steps", type=int, default=32, help="gradients for each digit (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--batch-size", type=int, default=128, help="digits at once (default: %(default)s)"
+    )
+
+    attribute = command(
+        "attribute",
+        _run_attribute,
+        "explain a dataset with a model, into a store on disk",
+        description=(
+            "Explains every example of a dataset, sharded over the devices of this machine,\n"
+            "into a folder of zarr arrays; then tests a sample by deletion and insertion."
+        ),
+        epilog=_ATTRIBUTE_EXAMPLES,
+        add_help=False,
+    )
+    attribute.add_argument("-h", "--help", action="store_true", help="print this and stop")
+    what = attribute.add_argument_group("what is explained")
+    what.add_argument("--model", metavar="PACKAGE.MODULE:FUNCTION", help="returns (apply, params)")
+    what.add_argument(
+        "--data",
+        metavar="DATA",
+        help=(
+            "file.npy, file.npz:key, folder.zarr, file.parquet, or package.module:function, which "
+            "returns an array or an iterator of batches"
+        ),
+    )
+    what.add_argument(
+        "--scale",
+        help="multiply the examples by this, as float32: 1/255 for bytes",
+    )
+    what.add_argument(
+        "--score",
+        default="logit",
+        help="what of the model: logit (default), log_probability, probability, output",
+    )
+    what.add_argument(
+        "--target",
+        default="predicted",
+        help="which class: predicted (default), a number, or file.npy with one for each example",
+    )
+    how = attribute.add_argument_group("how")
+    how.add_argument(
+        "--method",
+        default="integrated_gradients",
+        help="a public function of the library (default: %(default)s); its options as --name value",
+    )
+    how.add_argument(
+        "--baseline",
+        default="zeros",
+        help="zeros (default), mean, or file.npy in units of the data; for methods with a baseline",
+    )
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        help="examples at once over all devices (default: 32 for each device)",
+    )
+    how.add_argument(
+        "--chunk-size",
+        type=int,
+        default=1,
+        help="points at once in each example (default: %(default)s; 1 to 4 are good)",
+    )
+    how.add_argument(
+        "--quality",
+        type=int,
+        default=64,
+        metavar="N",
+        help="examples tested by deletion and insertion (default: %(default)s; 0: none)",
+    )
+    where = attribute.add_argument_group("where to")
+    where.add_argument("--out", type=pathlib.Path, help="the folder of the store")
+    where.add_argument("--resume", action="store_true", help="go on with the store at --out")
+    where.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print shapes, bytes, batches and the memory that is needed, and stop",
+    )
+
+    report = command(
+        "report", _run_report, "write one HTML page of a store, or of several that are compared"
+    )
+    report.add_argument("stores", nargs="+", type=pathlib.Path, metavar="STORE")
+    report.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="the page (default: report.html in the store, or here for several)",
+    )
+    report.add_argument("--title", help="the title of the page")
+
+    info = command("info", _run_info, "print what a store holds")
+    info.add_argument("store", type=pathlib.Path, metavar="STORE")
+    return parser, commands
+
+
+def _run_demo(options: argparse.Namespace, _: list[str]) -> None:
+    try:
+        from jaxplain import demo
+    except ImportError as error:
+        raise ImportError(f"{error}. Try: pip install 'jaxplain[demo]'") from None
+    demo.run(options.out, steps=options.steps, batch_size=options.batch_size)
+
+
+def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
+    from jaxplain.cli import _attribute, _names
+
+    method = _names.method(options.method)
+    if options.help:
+        _, commands = _parser()
+        commands["attribute"].print_help()
+        print(f"\noptions of {options.method}:")
+        for name, parameter in _names.options_of(method).items():
+            print(f"  --{name.replace('_', '-')}  (default: {parameter.default})")
+        return 0
+    keywords = _names.parse_options(method, rest)
+    missing = [n for n in ("model", "data", "out") if getattr(options, n) is None]
+    if options.dry_run and "out" in missing:
+        missing.remove("out")
+    if missing:
+        raise ValueError(f"needs {' and '.join('--' + name for name in missing)}; see --help.")
+    if options.quality < 0:
+        raise ValueError(f"--quality must be at least 0, but is {options.quality}.")
+    request = _request(options, method, keywords)
+    if options.dry_run:
+        _print_plan(_attribute.plan(request, batch_size=options.batch_size))
+        return 0
+    summary = _attribute.attribute(
+        request, options.out, batch_size=options.batch_size, resume=options.resume
+    )
+    speed = summary.computed / summary.seconds if summary.computed else 0.0
+    print(
+        f"{summary.examples:,} examples in {options.out}: {summary.computed:,} computed in "
+        f"{summary.seconds:.1f} s ({speed:,.1f} examples/s), compiled in "
+        f"{summary.compile_seconds:.1f} s"
+    )
+    if summary.not_finite:
+        print(f"{summary.not_finite:,} of them are not finite: `jaxplain report` lists them")
+    print(f"next: jaxplain report {options.out}")
+    return 0
+
+
+def _request(options: argparse.Namespace, method: Any, keywords: dict[str, Any]) -> Any:
+    from jaxplain.cli import _attribute, _data, _names
+
+    if options.score not in _attribute.SCORES:
+        raise ValueError(
+            f"--score must be one of {', '.join(_attribute.SCORES)}, but is {options.score!r}."
+        )
+    factory = _names.load(options.model, "--model")
+    if not callable(factory):
+        raise ValueError(
+            f"--model {options.model} must be a function that returns (apply, params), but is a "
+            f"{type(factory).__name__}."
+        )
+    try:
+        made = factory()
+    except Exception as error:  # whatever the user's function raises is the user's to read
+        raise ValueError(
+            f"--model: {options.model}() failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]):
+        raise ValueError(
+            f"--model {options.model} must return (apply, params), with apply(params, batch) a "
+            f"function, but returned a {type(made).__name__}. `jaxplain.adapters.nnx(model)` makes "
+            "the pair."
+        )
+    data = _data.open_data(options.data)
+    about = {"model": options.model, "data": data.name}
+    if data.feature_names:
+        about["feature_names"] = data.feature_names
+    scale = None
+    if options.scale is not None:
+        try:
+            scale = float(fractions.Fraction(options.scale))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(
+                f"--scale must be a number such as 0.5 or 1/255, but is {options.scale!r}."
+            ) from None
+    return _attribute.Request(
+        apply=made[0],
+        params=made[1],
+        examples=data.array,
+        batches=data.batches,
+        method=method,
+        options=keywords,
+        chunk_size=options.chunk_size,
+        score=options.score,
+        target=_target(options.target),
+        baseline=_baseline(options.baseline),
+        scale=scale,
+        quality=options.quality,
+        about=about,
+    )
+
+
+def _target(text: str) -> Any:
+    if text == "predicted":
+        return text
+    if text.endswith(".npy"):
+        labels = _load_array(text, "--target")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"--target {text} must hold one integer for each example, but holds shape "
+                f"{labels.shape} of dtype {labels.dtype}."
+            )
+        return labels.astype("int32")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"--target must be predicted, a class number or file.npy, but is {text!r}."
+        ) from None
+
+
+def _baseline(text: str) -> Any:
+    if text in ("zeros", "mean"):
+        return text
+    if text.endswith(".npy"):
+        return _load_array(text, "--baseline")
+    raise ValueError(f"--baseline must be zeros, mean or file.npy, but is {text!r}.")
+
+
+def _load_array(path: str, what: str) -> Any:
+    import numpy as np
+
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f"{what}: there is no file {path}.")
+    try:
+        return np.load(path)
+    except ValueError as error:
+        raise ValueError(f"{what} {path} cannot be read as numpy: {error}") from None
+
+
+def _print_plan(plan: Any) -> None:
+    def size(number: int | None) -> str:
+        if number is None:
+            return "not known"
+        units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+        power = min(len(units) - 1, max(0, (int(number).bit_length() - 1) // 10))
+        return f"{number / 1024**power:,.1f} {units[power]}" if power else f"{number:,} bytes"
+
+    count = lambda number: "not known before the end" if number is None else f"{number:,}"
+    print(f"examples          {count(plan.examples)}")
+    print(
+        f"batches           {count(plan.batches)} of {plan.batch_size:,} on {plan.devices} devices"
+    )
+    print(f"on disk           {size(plan.bytes_on_disk)} before compression")
+    print(f"on each device    {size(plan.bytes_on_device)}")
+    print(f"compiled in       {plan.compile_seconds:.1f} s")
+    print("for each example:")
+    for name, leaf in plan.fields.items():
+        print(f"  {name:<24} {leaf.dtype} {tuple(leaf.shape)}")
+
+
+def _run_report(options: argparse.Namespace, _: list[str]) -> None:
+    from jaxplain import report
+
+    default = options.stores[0] / "report.html" if len(options.stores) == 1 else "report.html"
+    page = report.write(options.stores, options.out or pathlib.Path(default), title=options.title)
+    print(f"wrote {page}")
+
+
+def _run_info(options: argparse.Namespace, _: list[str]) -> None:
+    import json
+
+    from jaxplain import store
+
+    opened = store.open(options.store)
+    manifest = dict(opened.manifest)
+    fields = manifest.pop("fields")
+    print(json.dumps(manifest, indent=2))
+    batches = store.finished_batches(opened)
+    print(f"finished batches: {len(batches)}")
+    for name, field in fields.items():
+        print(f"  {name:<24} {field['dtype']:<10} {tuple(opened.arrays[name].shape)}")

@@ -1,0 +1,113 @@
+"""Names on the command line: a method of the library, its options, something in a user's module."""
+
+import ast
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jaxplain
+
+# The rooms whose functions of f explain one example.
+_METHOD_ROOMS = ("gradients", "paths")
+# Options that have a place of their own on the command line.
+_TAKEN = frozenset({"chunk_size"})
+
+
+def methods() -> dict[str, Callable[..., Any]]:
+    """The methods of the library by their names, with and without the room."""
+    found: dict[str, Callable[..., Any]] = {}
+    for room in _METHOD_ROOMS:
+        module = getattr(jaxplain, room)
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters)) == "f":
+                found[f"{room}.{name}"] = value
+                found[name] = value
+    return found
+
+
+def method(name: str) -> Callable[..., Any]:
+    """A method of the library: "integrated_gradients", "paths.integrated_gradients"."""
+    known = methods()
+    wanted = name.removeprefix("jaxplain.")
+    if wanted not in known:
+        _unknown("method", name, [n for n in known if "." not in n])
+    return known[wanted]
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a method: its keyword-only arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _TAKEN}
+
+
+def parse_options(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """`--steps 64 --rule paths.midpoint` as the keyword arguments of a method."""
+    known = options_of(function)
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} stands alone: an option is written `--name value`.")
+        flag, _, value = word[2:].partition("=")
+        name = flag.replace("-", "_")
+        if name not in known:
+            # What the user may have meant can be an option of the command as well.
+            _unknown("option", f"--{flag}", [f"--{n.replace('_', '-')}" for n in known])
+        if not value:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"--{flag} needs a value.")
+            value = rest.pop(0)
+        if name in options:
+            raise ValueError(f"--{flag} is given twice.")
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    """A Python literal, the dotted name of a function of the library, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    room, _, name = text.removeprefix("jaxplain.").rpartition(".")
+    if room in jaxplain.__all__:
+        module = getattr(jaxplain, room)
+        if name in getattr(module, "__all__", ()):
+            return getattr(module, name)
+        _unknown("function", text, [f"{room}.{n}" for n in getattr(module, "__all__", ())])
+    return text
+
+
+def load(name: str, what: str) -> Any:
+    """The object `package.module:attribute`; modules of the current folder are found too."""
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(f"{what} must be `package.module:name`, but is {name!r}.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises is the user's to read
+        raise ValueError(
+            f"{what}: importing {module_name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        _unknown(f"name in module {module_name}", attribute, public)
+    return getattr(module, attribute)
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> NoReturn:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        hint = f"Did you mean {' or '.join(near)}?"
+    elif known:
+        hint = f"There are: {', '.join(sorted(known))}."
+    else:
+        hint = "There are none."
+    raise ValueError(f"there is no {kind} {name}. {hint}")
