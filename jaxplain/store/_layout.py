@@ -282,7 +282,7 @@ def finished_batches(store: Store) -> set[int]:
         set()
 
     References:
-        Zarr specification, version 3 (2023), "Chunk grids": a chunk is one file, written in one step.
+        Zarr specification, version 3 (2023): a chunk is one file, written in one step.
     """
 
     def of(array: Any) -> set[int]:
