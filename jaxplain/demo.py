@@ -1,14 +1,16 @@
 """The main job on real input, small: train, explain every example in batches, measure, look.
 
-    digits (1797, 8, 8) -> a CNN in Flax NNX -> (apply, params) -> Integrated Gradients by vmap
-                        -> completeness, deletion and insertion -> arrays, a picture, a table
+    digits (1797, 8, 8) -> a CNN in Flax NNX -> (apply, params)
+        -> `attribute` by Integrated Gradients and by input x gradient, two stores
+        -> completeness, deletion and insertion -> a page that compares them, a picture, a table
 
-Everything here is what a user would write; nothing is special to the demo.
+Everything here is what a user would write or `jaxplain attribute` does; nothing is special to the
+demo.
 """
 
 import pathlib
+import shutil
 import time
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.nnx as nnx
@@ -18,13 +20,13 @@ import matplotlib.figure
 import numpy as np
 import optax
 import rich.console
-import rich.progress
 import rich.table
 import sklearn.datasets
 import sklearn.model_selection
 
 import jaxplain
-from jaxplain import checks, metrics, rewrite, targets
+from jaxplain import checks, metrics, report, rewrite, store
+from jaxplain.cli._attribute import QUALITY, Request, attribute
 
 
 class CNN(nnx.Module):
@@ -98,35 +100,8 @@ def train(data: Digits, *, epochs: int = 25, batch_size: int = 64, seed: int = 0
     return model
 
 
-def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The indices of each batch; the last is filled up, so that all have one compiled shape."""
-    for start in range(0, count, size):
-        index = np.arange(start, min(start + size, count))
-        yield np.pad(index, (0, size - len(index)), mode="edge"), len(index)
-
-
-def in_batches(
-    compute: Callable[..., Any], arrays: Any, size: int, progress: rich.progress.Progress, name: str
-) -> tuple[Any, float, float]:
-    """Maps a jitted function of a batch over all examples; the result, compile s and run s."""
-    count = len(jax.tree.leaves(arrays)[0])
-    task = progress.add_task(name, total=count)
-    take = lambda index: jax.tree.map(lambda a: a[index], arrays)
-    started = time.perf_counter()
-    compiled = jax.jit(compute).lower(*take(np.zeros(size, np.int32))).compile()
-    compile_seconds = time.perf_counter() - started
-    parts = []
-    started = time.perf_counter()
-    for index, real in batches(count, size):
-        result = jax.block_until_ready(compiled(*take(index)))
-        parts.append(jax.tree.map(lambda leaf, n=real: np.asarray(leaf[:n]), result))
-        progress.advance(task, real)
-    seconds = time.perf_counter() - started
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), compile_seconds, seconds
-
-
 def run(out: pathlib.Path, *, steps: int = 32, batch_size: int = 128) -> None:
-    """The demo: writes `digits.npz` and `digits.png` into `out` and prints a table."""
+    """The demo: writes two stores, a picture and a page into `out`, and prints a table."""
     steps = checks.integer(steps, "steps")
     batch_size = checks.integer(batch_size, "batch_size")
     if out.exists() and not out.is_dir():
@@ -139,8 +114,7 @@ def run(out: pathlib.Path, *, steps: int = 32, batch_size: int = 128) -> None:
         model = train(data)
     apply, params = jaxplain.adapters.nnx(model)
     training_seconds = time.perf_counter() - started
-    scores = np.asarray(jax.jit(apply)(params, jnp.asarray(data.images)))
-    predicted = scores.argmax(axis=1).astype(np.int32)
+    predicted = np.asarray(jax.jit(apply)(params, jnp.asarray(data.images))).argmax(axis=1)
     right = predicted == data.labels
     console.print(
         f"trained in {training_seconds:.1f} s: {right[data.test].mean():.1%} of "
@@ -148,67 +122,81 @@ def run(out: pathlib.Path, *, steps: int = 32, batch_size: int = 128) -> None:
     )
 
     # What is explained: the score of the predicted class, against an image without ink.
-    explain = jaxplain.integrated_gradients(targets.logit(apply), steps=steps, chunk_size=1)
-    baseline = jnp.zeros(data.images.shape[1:])
-    explain_batch = jax.vmap(explain, in_axes=(0, None, 0, None))
-    # And tested on the probability, one pixel in thirty-two at a time.
-    probability = targets.probability(apply)
-    measures = [
-        jax.vmap(measure(probability, step_size=1 / 32, chunk_size=1), (0, 0, None, 0, 0, None))
-        for measure in (metrics.deletion, metrics.insertion)
-    ]
-    columns = ("{task.description}", rich.progress.BarColumn(), "{task.completed}/{task.total}")
-    with rich.progress.Progress(
-        *columns, rich.progress.TimeRemainingColumn(), console=console
-    ) as progress:
-        result, compile_seconds, seconds = in_batches(
-            lambda x, label: explain_batch(x, baseline, label, params),
-            (data.images, predicted),
-            batch_size,
-            progress,
-            "Integrated Gradients",
+    methods = {
+        "integrated_gradients": (jaxplain.integrated_gradients, {"steps": steps}),
+        "input_x_gradient": (jaxplain.input_x_gradient, {}),
+    }
+    stores = []
+    for name, (method, options) in methods.items():
+        request = Request(
+            apply,
+            params,
+            examples=data.images,
+            batches=None,
+            method=method,
+            options=options,
+            quality=len(data.images),
+            about={"model": "jaxplain.demo:CNN", "data": "scikit-learn's digits"},
         )
-        keys = jax.random.split(jax.random.key(0), len(data.images))
-        curves, _, _ = in_batches(
-            lambda key, x, values, label: [
-                measure(key, x, baseline, values, label, params) for measure in measures
-            ],
-            (keys, data.images, result.values, predicted),
-            batch_size,
-            progress,
-            "deletion and insertion",
-        )
-    deletion, insertion = (metrics.over_examples(curve) for curve in curves)
+        path = _fresh(out / f"{name}.zarr")
+        attribute(request, path, batch_size=_whole(batch_size))
+        stores.append(path)
+    page = report.write(stores, out / "report.html", title="Digits, explained by two methods")
+    values = np.asarray(store.open(stores[0]).arrays["values"])
+    picture(data, predicted, values).savefig(out / "digits.png", dpi=150)
+    console.print(_table(stores))
+    console.print(f"the page that compares them: {page}")
 
-    np.savez(
-        out / "digits.npz",
-        images=data.images,
-        labels=data.labels,
-        predicted=predicted,
-        held_out=np.isin(np.arange(len(data.images)), data.test),
-        deletion_area=curves[0].area,
-        insertion_area=curves[1].area,
-        **result._asdict(),
-    )
-    picture(data, predicted, result.values).savefig(out / "digits.png", dpi=150)
 
-    gap = np.abs(result.completeness_gap) / np.abs(result.output - result.baseline_output)
-    table = rich.table.Table(title=f"{len(data.images)} digits explained", show_header=False)
-    table.add_row("examples per second", f"{len(data.images) / seconds:,.0f}")
-    table.add_row("compile seconds", f"{compile_seconds:.2f}")
-    table.add_row(
-        "completeness gap, relative",
-        f"median {np.median(gap):.1e}, 95 % below {np.quantile(gap, 0.95):.1e}",
+def _fresh(path: pathlib.Path) -> pathlib.Path:
+    """The path, with an earlier demo's store removed; anything else that lies there stays."""
+    if path.exists():
+        store.open(path)  # refuses what is no store
+        shutil.rmtree(path)
+    return path
+
+
+def _whole(batch_size: int) -> int:
+    """The batch size as a multiple of the devices."""
+    devices = jax.local_device_count()
+    return -(-batch_size // devices) * devices
+
+
+def _table(stores: list[pathlib.Path]) -> rich.table.Table:
+    opened = [store.open(path) for path in stores]
+    table = rich.table.Table("", *(path.stem for path in stores))
+    row = lambda name, figure: table.add_row(name, *(figure(one) for one in opened))
+    seconds = lambda one: one.manifest["seconds"]
+    row(
+        "examples per second",
+        lambda one: f"{one.manifest['computed_examples'] / seconds(one)['run']:,.0f}",
     )
-    for name, better, curve in (("deletion", "less", deletion), ("insertion", "more", insertion)):
-        table.add_row(
-            f"{name} area ({better} is better)",
-            f"{curve.area:.3f} ± {curve.area_error:.3f}; "
-            f"random {curve.random_area:.3f} ± {curve.random_area_error:.3f}",
-        )
-    table.add_row("arrays", str(out / "digits.npz"))
-    table.add_row("picture", str(out / "digits.png"))
-    console.print(table)
+    row("compile seconds", lambda one: f"{seconds(one)['compile']:.2f}")
+    row("completeness gap, relative", _gap)
+    for name, better in (("deletion", "less"), ("insertion", "more")):
+        row(f"{name} area ({better} is better)", lambda one, name=name: _area(one, name))
+    row("arrays", lambda one: str(one.path))
+    return table
+
+
+def _gap(one: store.Store) -> str:
+    if "completeness_gap" not in one.arrays:
+        return "-"
+    gap, output, start = (
+        np.asarray(one.arrays[name]) for name in ("completeness_gap", "output", "baseline_output")
+    )
+    relative = np.abs(gap) / np.abs(output - start)
+    return f"median {np.median(relative):.1e}, 95 % below {np.quantile(relative, 0.95):.1e}"
+
+
+def _area(one: store.Store, name: str) -> str:
+    arrays = store.open(one.path / QUALITY).arrays
+    fields = {field: np.asarray(arrays[f"{name}/{field}"]) for field in metrics.Curve._fields}
+    curve = metrics.over_examples(metrics.Curve(**fields))
+    return (
+        f"{curve.area:.3f} ± {curve.area_error:.3f}; "
+        f"random {curve.random_area:.3f} ± {curve.random_area_error:.3f}"
+    )
 
 
 def picture(data: Digits, predicted: np.ndarray, values: np.ndarray) -> matplotlib.figure.Figure:

@@ -1,0 +1,254 @@
+"""`jaxplain attribute`: what is on disk is what the library gives; mistakes are one line."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxplain
+from jaxplain import cli, store
+
+
+def read(name, path="out.zarr"):
+    return np.asarray(store.open(path).arrays[name])
+
+
+def expected(steps=4, **options):
+    import my_module
+
+    apply, params = my_module.load()
+    x = np.load("x.npz")["x"]
+    labels = options.get("labels", jnp.argmax(apply(params, x), axis=1))
+    explain = jaxplain.integrated_gradients(jaxplain.targets.logit(apply), steps=steps)
+    start = options.get("baseline", np.zeros_like(x[0]))
+    return jax.vmap(explain, (0, None, 0, None))(x, start, labels, params), labels
+
+
+def test_the_store_holds_the_explanations_and_how_good_they_are(attribute):
+    status, printed, _ = attribute("--steps", "4", "--quality", "5")
+    assert status == 0
+    assert "20 examples in out.zarr: 20 computed" in printed
+    result, labels = expected()
+    np.testing.assert_allclose(read("values"), result.values, atol=1e-5)
+    np.testing.assert_allclose(read("completeness_gap"), result.completeness_gap, atol=1e-5)
+    np.testing.assert_array_equal(read("target"), labels)
+    about = store.open("out.zarr").manifest["about"]
+    assert about["method"] == "jaxplain.paths.integrated_gradients"
+    assert about["options"] == {"steps": 4, "chunk_size": 1}
+    assert about["model"] == "my_module:load"
+    quality = "out.zarr/quality"
+    chosen = read("example", quality)
+    assert chosen.tolist() == [0, 4, 9, 14, 19]
+    np.testing.assert_array_equal(read("x", quality), np.load("x.npz")["x"][chosen])
+    np.testing.assert_allclose(read("values", quality), result.values[chosen], atol=1e-5)
+    scores = read("deletion/scores", quality)
+    softmax = jax.nn.softmax(read("logits", quality))[np.arange(5), labels[chosen]]
+    np.testing.assert_allclose(scores[:, 0], softmax, rtol=1e-4)
+    np.testing.assert_allclose(read("insertion/scores", quality)[:, -1], softmax, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [
+        (("--scale", "1/16"), "x.npy"),
+        (("--scale", "1/16"), "my_module:batches"),
+        (("--scale", "1"), "x.npz:x"),
+    ],
+    ids=["bytes", "iterator", "floats"],
+)
+def test_data_in_other_forms(attribute, words, data):
+    status, _, error = attribute("--steps", "4", *words, data=data)
+    assert status == 0, error
+    np.testing.assert_allclose(read("values"), expected()[0].values, atol=1e-5)
+    assert len(read("example", "out.zarr/quality")) == 20
+
+
+def test_targets_and_baselines(attribute):
+    start = np.full((8, 8, 1), 0.25, np.float32)
+    labels = (np.arange(20) % 3).astype(np.int64)
+    np.save("start.npy", start)
+    np.save("labels.npy", labels)
+    words = ("--steps", "4", "--quality", "2")
+    assert attribute(*words, "--target", "labels.npy", "--baseline", "start.npy")[0] == 0
+    wanted, _ = expected(baseline=start, labels=jnp.asarray(labels, jnp.int32))
+    np.testing.assert_allclose(read("values"), wanted.values, atol=1e-5)
+    assert attribute(*words, "--target", "2", "--baseline", "mean", out="two")[0] == 0
+    mean = np.load("x.npz")["x"].mean(0)
+    wanted, _ = expected(baseline=mean, labels=jnp.full(20, 2))
+    np.testing.assert_allclose(read("values", "two"), wanted.values, atol=1e-5)
+
+
+def test_other_methods_and_options(attribute):
+    assert attribute("--method", "gradients.saliency", "--absolute", "False", out="a")[0] == 0
+    assert (read("values", "a") < 0).any()
+    rule = ("--steps", "3", "--rule", "paths.midpoint")
+    assert attribute(*rule, "--quality", "0", out="b")[0] == 0
+    assert (
+        store.open("b").manifest["about"]["options"]["rule"] == "jaxplain.paths.quadrature.midpoint"
+    )
+    assert not pathlib.Path("b/quality").exists()
+    score = ("--score", "output", "--tolerance", "0.01")
+    assert attribute(*score, model="my_module:number", out="c")[0] == 0
+    assert set(read("evaluations", "c")) <= {33, 65, 129, 257}
+    assert "deletion/area" in store.open("c/quality").arrays
+
+
+def test_dry_run_and_info(attribute, capsys):
+    status, printed, _ = attribute("--dry-run", "--steps", "4", "--batch-size", "8")
+    assert status == 0
+    assert not pathlib.Path("out.zarr").exists()
+    assert re.search(r"examples +20\n", printed)
+    assert re.search(r"batches +3 of 8", printed)
+    assert re.search(r"values +float32 \(8, 8, 1\)", printed)
+    assert attribute("--steps", "4", "--quality", "0")[0] == 0
+    assert cli.main(["info", "out.zarr"]) == 0
+    printed = capsys.readouterr().out
+    assert '"jaxplain.paths.integrated_gradients"' in printed
+    assert "finished batches: 2" in printed
+
+
+def test_resume(attribute):
+    assert attribute("--steps", "4")[0] == 0
+    status, _, error = attribute("--steps", "4")
+    assert (status, "out.zarr exists" in error) == (1, True)
+    pathlib.Path("out.zarr/values/c/1/0/0/0").unlink()
+    status, printed, _ = attribute("--steps", "4", "--resume")
+    assert "20 examples in out.zarr: 4 computed" in printed
+    status, _, error = attribute("--steps", "5", "--resume")
+    assert status == 1
+    assert "about.options.steps: 4 in the store, 5 now" in error
+    status, _, error = attribute("--method", "saliency", "--resume")
+    assert "about.method" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "message"),
+    [
+        (("--method", "integrated_gradient"), {}, "no method integrated_gradient. Did you"),
+        (("--stepz", "4"), {}, "no option --stepz. Did you mean --steps"),
+        (("--steps",), {}, "--steps needs a value"),
+        (("--steps", "4", "--steps", "5"), {}, "--steps is given twice"),
+        (("stray",), {}, "'stray' stands alone"),
+        (("--steps", "0"), {}, "steps must be at least 1, but is 0"),
+        (("--rule", "paths.midpiont"), {}, "no function paths.midpiont. Did you mean paths.mid"),
+        (("--score", "logits"), {}, "--score must be one of logit"),
+        (("--target", "cat"), {}, "--target must be predicted, a class number"),
+        (("--target", "no.npy"), {}, "--target: there is no file no.npy"),
+        (("--baseline", "black"), {}, "--baseline must be zeros, mean or file.npy"),
+        (("--scale", "1/0"), {}, "--scale must be a number such as"),
+        (("--quality", "-1"), {}, "--quality must be at least 0"),
+        (("--batch-size", "0"), {}, "batch_size must be at least 1"),
+        ((), {"model": "my_module"}, "--model must be `package.module:name`"),
+        ((), {"model": "no_module:load"}, "importing 'no_module' failed: ModuleNotFoundError"),
+        ((), {"model": "my_module:laod"}, "no name in module my_module laod. Did you mean load"),
+        ((), {"model": "my_module:constant"}, "must be a function that returns (apply, params)"),
+        ((), {"model": "my_module:fails"}, "failed: RuntimeError: no weights here"),
+        ((), {"model": "my_module:other"}, "must return (apply, params)"),
+        ((), {"data": "no.npy"}, "there is no file no.npy"),
+        ((), {"data": "x.npz:z"}, "x.npz holds x, y: name one"),
+        ((), {"data": "x.txt"}, "--data must be file.npy"),
+        ((), {"data": "my_module:constant"}, "must be an array or a function that returns"),
+        ((), {"data": "x.npy"}, "the data has dtype uint8, but must be float"),
+        ((), {"data": "x.npz:y"}, "the data has dtype int64"),
+        ((), {"model": "my_module:number"}, "For one number per example: --score output"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_mistakes_are_one_line(attribute, words, changed, message):
+    status, _, error = attribute(*words, **changed)
+    assert status == 1
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("jaxplain attribute: ")
+    assert not pathlib.Path("out.zarr/values").exists()
+
+
+def test_shapes_that_do_not_fit(attribute):
+    np.save("empty.npy", np.zeros((0, 64), np.float32))
+    np.save("wide.npy", np.zeros((4, 65), np.float32))
+    np.save("labels.npy", np.arange(3))
+    for words, data, message in (
+        ((), "empty.npy", "source has no examples"),
+        ((), "wide.npy", "dot_general"),
+        (("--target", "labels.npy"), "x.npz:x", "as many examples each"),
+        (("--baseline", "wide.npy"), "x.npz:x", "baseline must have the shape of one example"),
+    ):
+        status, _, error = attribute(*words, data=data)
+        assert status == 1, message
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written(attribute):
+    pathlib.Path("taken").write_text("")
+    status, _, error = attribute(out="taken/out.zarr")
+    assert status == 1
+    assert "taken" in error
+
+
+def test_help_and_what_is_missing(folder, capsys):
+    assert cli.main(["attribute", "--method", "integrated_gradients", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("--tolerance", "--max-steps", "examples:", "--resume"):
+        assert word in printed
+    assert cli.main(["attribute", "--data", "x.npy"]) == 1
+    assert "needs --model and --out" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["info", "out.zarr", "--nothing"])
+    assert cli.main(["info", "nowhere"]) == 1
+    assert "there is no store at nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kill_and_resume(folder):
+    """`kill -9` in the middle; the store ends as that of a run without it, bit for bit."""
+    (folder / "slow.py").write_text(
+        "import os, time, numpy as np\n"
+        "def batches():\n"
+        "    x = np.load('x.npz')['x']\n"
+        "    for k in range(10):\n"
+        "        time.sleep(float(os.environ.get('PAUSE', 0)))\n"
+        "        yield x[2 * k : 2 * k + 2]\n"
+    )
+    words = [sys.executable, "-m", "jaxplain", "attribute", "--model", "my_module:load"]
+    words += ["--data", "slow:batches", "--steps", "4", "--batch-size", "2", "--quality", "3"]
+    root = str(pathlib.Path(jaxplain.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    run = lambda *more: subprocess.run(
+        [*words, *more], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    run("--out", "whole.zarr")
+    slow = {**environment, "PAUSE": "0.5"}
+    process = subprocess.Popen([*words, "--out", "cut.zarr"], env=slow)
+    try:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                finished = store.finished_batches(store.open("cut.zarr"))
+            except (OSError, ValueError):
+                finished = set()
+            if len(finished) >= 3:
+                break
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    done = len(store.finished_batches(store.open("cut.zarr")))
+    assert 3 <= done < 10
+    printed = run("--out", "cut.zarr", "--resume").stdout
+    assert f"{20 - 2 * done} computed" in printed
+    for part in ("", "/quality"):
+        whole, cut = store.open(f"whole.zarr{part}"), store.open(f"cut.zarr{part}")
+        assert whole.arrays.keys() == cut.arrays.keys()
+        for name in whole.arrays:
+            a, b = np.asarray(whole.arrays[name]), np.asarray(cut.arrays[name])
+            assert a.tobytes() == b.tobytes(), name
