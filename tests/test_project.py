@@ -62,6 +62,25 @@ def test_readme_quick_start_runs_and_its_claims_hold():
 
 
 @pytest.mark.pins
+def test_the_page_on_datasets_runs_and_its_claims_hold(tmp_path, monkeypatch):
+    model, program = re.findall(
+        r"^```python\n(.*?)^```", text("docs/dataset.md"), flags=re.M | re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_model.py").write_text(model)
+    names = {"jnp": jnp}
+    exec(compile(program, "docs/dataset.md", "exec"), names)
+    sys.modules.pop("my_model")
+    assert names["summary"].examples == 100
+    images, params = names["images"], names["params"]
+    label = jnp.argmax(names["apply"](params, images[12:13])[0])
+    alone = names["explain"](images[12], jnp.zeros((8, 8)), label, params)
+    np.testing.assert_allclose(names["some"][2], alone.values, atol=1e-5)
+    np.testing.assert_allclose(names["gaps"][12], alone.completeness_gap, atol=1e-4)
+
+
+@pytest.mark.pins
 def test_a_fresh_import_loads_nothing_heavy():
     code = "import sys, jaxplain; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
