@@ -59,6 +59,7 @@ docs: $(ENV)/.with-docs
 
 bench: $(ENV)/.with-bench
 	$(RUN) -m bench.integrated_gradients $(ARGS)
+	$(RUN) -m bench.run
 	$(RUN) -m bench.overheads
 
 clean:

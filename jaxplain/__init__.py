@@ -26,6 +26,8 @@ __all__ = [
     "metrics",
     "models",
     "paths",
+    "plots",
+    "report",
     "rewrite",
     "run",
     "saliency",

@@ -191,8 +191,8 @@ def _gap(one: store.Store) -> str:
 
 def _area(one: store.Store, name: str) -> str:
     arrays = store.open(one.path / QUALITY).arrays
-    fields = {field: np.asarray(arrays[f"{name}/{field}"]) for field in metrics.Curve._fields}
-    curve = metrics.over_examples(metrics.Curve(**fields))
+    field = lambda kind: jnp.asarray(np.asarray(arrays[f"{name}/{kind}"]))
+    curve = metrics.over_examples(metrics.Curve(*map(field, metrics.Curve._fields)))
     return (
         f"{curve.area:.3f} ± {curve.area_error:.3f}; "
         f"random {curve.random_area:.3f} ± {curve.random_area_error:.3f}"

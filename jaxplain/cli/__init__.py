@@ -147,6 +147,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         default="predicted",
         help="which class: predicted (default), a number, or file.npy with one for each example",
     )
+    what.add_argument(
+        "--classes", metavar="FILE", help="names of the classes for the report, one on each line"
+    )
     how = attribute.add_argument_group("how")
     how.add_argument(
         "--method",
@@ -273,9 +276,11 @@ def _request(options: argparse.Namespace, method: Any, keywords: dict[str, Any])
             "the pair."
         )
     data = _data.open_data(options.data)
-    about = {"model": options.model, "data": data.name}
+    about: dict[str, Any] = {"model": options.model, "data": data.name}
     if data.feature_names:
         about["feature_names"] = data.feature_names
+    if options.classes is not None:
+        about["classes"] = pathlib.Path(options.classes).read_text().splitlines()
     scale = None
     if options.scale is not None:
         try:

@@ -263,6 +263,13 @@ def test_the_overheads_run(tmp_path):
     assert result["compile_512_mb"]["compile_seconds"] > 0
 
 
+def test_the_run_benchmark_runs(tmp_path):
+    printed = run("bench/run.py", "--quick", "--only", "mlp", "--out", str(tmp_path))
+    assert "mlp: run.map has" in printed
+    (path,) = tmp_path.iterdir()
+    assert harness.read(path)["throughput_over_bare"]["of_medians"] > 0
+
+
 # What the bars were set on (classes, weights and biases): a network that drifts is another network.
 PARAMETERS = {
     "mlp": 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10,

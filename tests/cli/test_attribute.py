@@ -33,7 +33,9 @@ def expected(steps=4, **options):
 
 
 def test_the_store_holds_the_explanations_and_how_good_they_are(attribute):
-    status, printed, _ = attribute("--steps", "4", "--quality", "5")
+    pathlib.Path("names.txt").write_text("cat\ndog\nbird\n")
+    words = ("--steps", "4", "--quality", "5", "--classes", "names.txt")
+    status, printed, _ = attribute(*words)
     assert status == 0
     assert "20 examples in out.zarr: 20 computed" in printed
     result, labels = expected()
@@ -44,6 +46,7 @@ def test_the_store_holds_the_explanations_and_how_good_they_are(attribute):
     assert about["method"] == "jaxplain.paths.integrated_gradients"
     assert about["options"] == {"steps": 4, "chunk_size": 1}
     assert about["model"] == "my_module:load"
+    assert about["classes"] == ["cat", "dog", "bird"]
     quality = "out.zarr/quality"
     chosen = read("example", quality)
     assert chosen.tolist() == [0, 4, 9, 14, 19]
@@ -153,6 +156,7 @@ def test_resume(attribute):
         ((), {"model": "my_module:fails"}, "failed: RuntimeError: no weights here"),
         ((), {"model": "my_module:other"}, "must return (apply, params)"),
         ((), {"data": "no.npy"}, "there is no file no.npy"),
+        (("--classes", "no.txt"), {}, "No such file or directory: 'no.txt'"),
         ((), {"data": "x.npz:z"}, "x.npz holds x, y: name one"),
         ((), {"data": "x.txt"}, "--data must be file.npy"),
         ((), {"data": "my_module:constant"}, "must be an array or a function that returns"),

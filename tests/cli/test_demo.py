@@ -1,10 +1,12 @@
 """The command line says what is wrong in one line; the demo does its job on real digits."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from jaxplain import cli
+from jaxplain import cli, store
 
 
 @pytest.mark.slow
@@ -15,14 +17,22 @@ def test_the_demo_explains_every_digit(tmp_path, capsys):
     for word in ("examples per second", "compile seconds", "completeness gap", "insertion area"):
         assert word in printed
     assert (tmp_path / "digits.png").stat().st_size > 10_000
-    arrays = np.load(tmp_path / "digits.npz")
-    assert arrays["values"].shape == (1797, 8, 8, 1)
-    held_out = arrays["held_out"]
-    assert (arrays["predicted"] == arrays["labels"])[held_out].mean() > 0.97
-    gap = arrays["values"].sum((1, 2, 3)) - (arrays["output"] - arrays["baseline_output"])
-    np.testing.assert_allclose(gap, arrays["completeness_gap"], atol=1e-4)
-    # Right maps: what they delete first matters far more than chance.
-    assert arrays["deletion_area"].mean() < 0.3 < 0.7 < arrays["insertion_area"].mean()
+    assert (tmp_path / "report.html").stat().st_size > 20_000
+    for name in ("integrated_gradients", "input_x_gradient"):
+        arrays = store.open(tmp_path / f"{name}.zarr").arrays
+        assert arrays["values"].shape == (1797, 8, 8, 1)
+        read = lambda name, arrays=arrays: np.asarray(arrays[name])
+        if name == "integrated_gradients":
+            gap = read("values").sum((1, 2, 3)) - (read("output") - read("baseline_output"))
+            np.testing.assert_allclose(gap, read("completeness_gap"), atol=1e-4)
+        quality = store.open(tmp_path / f"{name}.zarr" / "quality").arrays
+        mean = lambda name, quality=quality: np.asarray(quality[name]).mean()
+        # Right maps: what they delete first matters far more than chance.
+        assert mean("deletion/area") < 0.3 < 0.7 < mean("insertion/area")
+    unseen = re.search(r"([\d.]+)% of 450 unseen digits right", printed)
+    assert float(unseen[1]) > 97
+    with jax.numpy_dtype_promotion("standard"):  # once more: the earlier stores are replaced
+        assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 0
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
