@@ -1,6 +1,5 @@
 """Examples: which are shown, and their inputs, predictions and maps side by side."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -260,9 +259,9 @@ def _probability(run: Run, logits: np.ndarray) -> str:
     powers = np.exp(logits - logits.max())
     likely = int(np.argmax(powers))
     share = float(powers[likely] / powers.sum())
-    # Rounded down, so that what is not certain does not read as certain.
-    percent = math.floor(1000 * share) / 10
-    return f"<b>{_class(run, likely)}</b> ({percent:g} %)"
+    # What is not certain does not read as certain.
+    percent = f"{100 * share:.1f}" if share < 0.9995 else "over 99.9"
+    return f"<b>{_class(run, likely)}</b> ({percent} %)"
 
 
 def _class(run: Run, label: int) -> str:

@@ -87,13 +87,11 @@ def _notices(runs: Sequence[Run]) -> list[str]:
         elif run.examples == 0:
             notices.append(f"<b>{text(run.label)} holds no examples.</b> There is nothing to show.")
         if run.quality_problem:
-            notices.append(
-                f"The quality of {text(run.label)} cannot be read: {text(run.quality_problem)}"
-            )
-    if len(_distinct(_read.fingerprint(run, "model", "shared") for run in runs)) > 1:
+            notices.append(f"The quality of {text(run.label)} {text(run.quality_problem)}")
+    if len(_distinct(_read.fingerprint(run, "model") for run in runs)) > 1:
         notices.append(
-            "The fingerprints of the parameters differ: differences between the runs may come from "
-            "the models or the baselines, and not from the methods."
+            "The fingerprints of the models differ: what differs between the runs may come from "
+            "the models, and not from the methods."
         )
     return [f'<p class="notice">{notice}</p>' for notice in notices]
 

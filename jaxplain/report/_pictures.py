@@ -48,10 +48,12 @@ def photograph(image: np.ndarray, axis: int, longest: int) -> str:
 def heatmap(values: np.ndarray, axis: int, longest: int, *, absolute: bool) -> tuple[str, str]:
     """The data URI of a map, and its scale in words."""
     drawn = _scaling.summed(values, axis, absolute=absolute)
+    reduced = ""
     if max(drawn.shape) > longest:
         drawn = _reduced(drawn, longest)
+        reduced = f"; means over areas, {drawn.shape[0]} × {drawn.shape[1]}"
     scale = _scaling.limit(drawn, 99.0)
-    words = _scaling.stated(scale, drawn, absolute=absolute).replace("\n", "; ")
+    words = _scaling.stated(scale, drawn, absolute=absolute).replace("\n", "; ") + reduced
     low = 0.0 if absolute else -scale.value
     share = np.clip((drawn - low) / (scale.value - low), 0, 1)
     index = np.where(np.isfinite(drawn), np.rint(254 * np.nan_to_num(share)), 255)

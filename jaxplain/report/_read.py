@@ -24,8 +24,8 @@ class Run(NamedTuple):
         label: what the page calls it, one for each store.
         path, manifest, arrays: those of the store.
         quality: the arrays of its quality, by name; None where it was not measured.
-        quality_index: the example of each row of `quality`.
-        quality_problem: why a quality that is there cannot be read, or "".
+        quality_index: the example of each row of `quality`, -1 where it is not computed yet.
+        quality_problem: what is wrong with a quality that is there, or "".
         examples: how many there are in the store.
         computed: for each example, whether it has been computed.
     """
@@ -80,7 +80,7 @@ def _labels(opened: Sequence[Any]) -> list[str]:
     methods = []
     for store in opened:
         method = entry(store.manifest, "about", "method")
-        last = str(method).rpartition(".")[2].replace("_", " ").strip() if method else ""
+        last = str(method).rpartition(".")[2].replace("_", " ").strip()[:80] if method else ""
         methods.append(last or store.path.name)
     unique = len(set(methods)) == len(methods)
     both = [f"{m} ({s.path.name})" for m, s in zip(methods, opened, strict=True)]
@@ -94,24 +94,23 @@ def _labels(opened: Sequence[Any]) -> list[str]:
 def _run(label: str, store: Any) -> Run:
     import jaxplain.store
 
-    examples = max((array.shape[0] for array in store.arrays.values() if array.shape), default=0)
-    computed = np.ones(examples, bool)
-    if not store.manifest.get("finished", True):
-        computed[:] = False
-        size = int(store.manifest["batch_size"])
-        for batch in jaxplain.store.finished_batches(store):
-            computed[batch * size : (batch + 1) * size] = True
+    examples = _length(store.arrays)
     quality, index, problem = None, np.zeros(0, np.int64), ""
     if (store.path / "quality").exists():
         try:
-            quality = jaxplain.store.open(store.path / "quality").arrays
+            measured = jaxplain.store.open(store.path / "quality")
         except ValueError as error:  # an older format, or cut off in the writing
-            problem = str(error)
-    if quality is not None:
-        index = np.asarray(quality["example"]) if "example" in quality else np.zeros(0, np.int64)
-        index = index.astype(np.int64)
-        if "example" not in quality:
-            quality, problem = None, "it does not say which examples it is of."
+            problem = f"cannot be read: {error}"
+        else:
+            quality = measured.arrays
+            flat = column(quality, "example", _length(quality))
+            if flat is None:
+                quality, problem = None, "does not say which examples it is of."
+            else:
+                done = _computed(measured, len(flat))
+                index = np.where(done, flat, -1).astype(np.int64)
+                if not done.all():
+                    problem = f"is not finished: {int(done.sum()):,} of {len(done):,} are measured."
     return Run(
         label,
         pathlib.Path(store.path),
@@ -121,8 +120,26 @@ def _run(label: str, store: Any) -> Run:
         index,
         problem,
         examples,
-        computed,
+        _computed(store, examples),
     )
+
+
+def _length(arrays: Mapping[str, Any]) -> int:
+    """The examples that are in all arrays: where their number was not known, a kill may leave more."""
+    return min((array.shape[0] for array in arrays.values() if array.shape), default=0)
+
+
+def _computed(store: Any, examples: int) -> np.ndarray:
+    """For each example whether it has been computed."""
+    if store.manifest.get("finished", True):
+        return np.ones(examples, bool)
+    import jaxplain.store
+
+    computed = np.zeros(examples, bool)
+    size = int(store.manifest["batch_size"])
+    for batch in jaxplain.store.finished_batches(store):
+        computed[batch * size : (batch + 1) * size] = True
+    return computed
 
 
 def entry(manifest: Any, *path: str) -> Any:
@@ -159,13 +176,13 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
         yield start, np.asarray(array[start : min(start + step, array.shape[0])])
 
 
-def column(arrays: Mapping[str, Any] | None, name: str) -> np.ndarray | None:
-    """One number for each example, float64; None where there is no such array."""
+def column(arrays: Mapping[str, Any] | None, name: str, count: int) -> np.ndarray | None:
+    """One number for each of `count` examples, float64; None where there is no such array."""
     array = arrays.get(name) if arrays is not None else None
     if array is None or len(array.shape) != 1:
         return None
     parts = [block.astype(np.float64) for _, block in blocks(array)]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    return np.concatenate(parts)[:count] if parts else np.zeros(0)
 
 
 def rows(
@@ -186,7 +203,7 @@ def rows(
 def relative_gap(run: Run) -> np.ndarray | None:
     """The completeness gap of each example, relative to what is to be explained."""
     names = ("completeness_gap", "output", "baseline_output")
-    gap, output, baseline = (column(run.arrays, name) for name in names)
+    gap, output, baseline = (column(run.arrays, name, run.examples) for name in names)
     if gap is None or output is None or baseline is None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -196,29 +213,33 @@ def relative_gap(run: Run) -> np.ndarray | None:
 
 def estimated_error(run: Run) -> np.ndarray | None:
     """The error each example states of itself."""
-    error = column(run.arrays, "error")
+    error = column(run.arrays, "error", run.examples)
     return None if error is None else np.where(run.computed, error, np.nan)
 
 
 def not_finite(run: Run) -> np.ndarray:
     """The indices of computed examples that are not finite, from their flags or their values."""
-    flags = run.arrays.get("finite")
-    if flags is not None and len(flags.shape) == 1:
-        bad = ~np.concatenate([b.astype(bool) for _, b in blocks(flags)] or [np.zeros(0, bool)])
+    flags = column(run.arrays, "finite", run.examples)
+    if flags is not None:
+        bad = flags == 0
     else:
         bad = np.zeros(run.examples, bool)
         for name, array in run.arrays.items():
             if name != "values" and not name.startswith("values/"):
                 continue
             for start, block in blocks(array):
-                flat = block.reshape(len(block), -1).astype(np.float64)
-                bad[start : start + len(block)] |= ~np.isfinite(flat).all(axis=1)
+                flat = block[: run.examples - start].astype(np.float64)
+                flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
+                bad[start : start + len(flat)] |= ~np.isfinite(flat).all(axis=1)
     return np.flatnonzero(bad & run.computed)
 
 
 def score(run: Run) -> tuple[np.ndarray, np.ndarray, str]:
     """What examples are ranked by: their indices, the score (more is better), and its name."""
-    inserted, deleted = (column(run.quality, f"{k}/area") for k in ("insertion", "deletion"))
+    measured = len(run.quality_index)
+    inserted, deleted = (
+        column(run.quality, f"{kind}/area", measured) for kind in ("insertion", "deletion")
+    )
     if inserted is not None and deleted is not None:
         return run.quality_index, inserted - deleted, "insertion area minus deletion area"
     gap = relative_gap(run)
@@ -240,13 +261,15 @@ def curves(run: Run, kind: str) -> Curves | None:
     moments = _Moments()
     left_out = 0
     places = np.full(scores.shape[1], np.nan)
+    measured = run.quality_index >= 0
     for start, own in blocks(scores):
+        own = own[: len(measured) - start]
         stop = start + len(own)
         parts = [np.asarray(a[start:stop]) for a in (area, random_area, random_scores)]
         a, r, random = (part.astype(np.float64) for part in parts)
         table = np.column_stack([a, r, a - r, own.astype(np.float64), random])
-        good = np.isfinite(table).all(axis=1)
-        left_out += int(np.sum(~good))
+        good = np.isfinite(table).all(axis=1) & measured[start:stop]
+        left_out += int(np.sum(measured[start:stop] & ~good))
         moments.add(table[good])
         if good.any() and np.isnan(places).any():
             # The same for all examples of one shape.
