@@ -125,7 +125,7 @@ def _run(label: str, store: Any) -> Run:
 
 
 def _length(arrays: Mapping[str, Any]) -> int:
-    """The examples that are in all arrays: where their number was not known, a kill may leave more."""
+    """The examples that are in all arrays: a killed run may leave more of them in some."""
     return min((array.shape[0] for array in arrays.values() if array.shape), default=0)
 
 
