@@ -26,7 +26,7 @@ import sklearn.model_selection
 
 import jaxplain
 from jaxplain import checks, metrics, report, rewrite, store
-from jaxplain.cli._attribute import QUALITY, Request, attribute
+from jaxplain.run._attribute import QUALITY, Request, attribute
 
 
 class CNN(nnx.Module):

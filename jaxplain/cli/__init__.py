@@ -213,7 +213,8 @@ def _run_demo(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
-    from jaxplain.cli import _attribute, _names
+    from jaxplain.cli import _names
+    from jaxplain.run import _attribute
 
     method = _names.method(options.method)
     if options.help:
@@ -251,7 +252,8 @@ def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
 
 
 def _request(options: argparse.Namespace, method: Any, keywords: dict[str, Any]) -> Any:
-    from jaxplain.cli import _attribute, _data, _names
+    from jaxplain.cli import _data, _names
+    from jaxplain.run import _attribute
 
     if options.score not in _attribute.SCORES:
         raise ValueError(

@@ -51,7 +51,7 @@ class Request(NamedTuple):
     baseline: Any = "zeros"
     scale: float | None = None
     quality: int = 64
-    about: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    about: dict[str, Any] | None = None
 
 
 def attribute(
@@ -195,7 +195,7 @@ def _about(request: Request) -> dict[str, Any]:
         "target": describe(request.target),
         "baseline": describe(request.baseline),
         "scale": request.scale,
-        **request.about,
+        **(request.about or {}),
     }
 
 
