@@ -8,6 +8,7 @@ import fractions
 import os
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -220,9 +221,11 @@ def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
     if options.help:
         _, commands = _parser()
         commands["attribute"].print_help()
+        print(f"\nmethods: {', '.join(sorted(n for n in _names.methods() if '.' in n))}")
         print(f"\noptions of {options.method}:")
-        for name, parameter in _names.options_of(method).items():
-            print(f"  --{name.replace('_', '-')}  (default: {parameter.default})")
+        for name in _names.options_of(method):
+            text = textwrap.wrap(_names.describe(method, name), 72)
+            print("\n      ".join([f"  --{name.replace('_', '-')}", *text]))
         return 0
     keywords = _names.parse_options(method, rest)
     missing = [n for n in ("model", "data", "out") if getattr(options, n) is None]

@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -42,6 +43,13 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a method: its keyword-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _TAKEN}
+
+
+def describe(function: Callable[..., Any], option: str) -> str:
+    """What the docstring of a method says of an option, on one line."""
+    text = inspect.getdoc(function) or ""
+    found = re.search(rf"^    {option}: (.*(?:\n {{8}}.*)*)", text, flags=re.M)
+    return " ".join(found[1].split()) if found else ""
 
 
 def parse_options(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:

@@ -201,7 +201,8 @@ def test_a_folder_that_cannot_be_written(attribute):
 def test_help_and_what_is_missing(folder, capsys):
     assert cli.main(["attribute", "--method", "integrated_gradients", "--help"]) == 0
     printed = capsys.readouterr().out
-    for word in ("--tolerance", "--max-steps", "examples:", "--resume"):
+    said = ("gradients.saliency", "the relative error of the vector of values")
+    for word in ("--tolerance", "--max-steps", "examples:", "--resume", *said):
         assert word in printed
     assert cli.main(["attribute", "--data", "x.npy"]) == 1
     assert "needs --model and --out" in capsys.readouterr().err
