@@ -1,7 +1,7 @@
 """Examples: which are shown, and their inputs, predictions and maps side by side."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,11 +37,14 @@ def section(runs: Sequence[Run]) -> str:
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    groups: dict[Any, list[Run]] = {}
+    groups: list[list[Run]] = []
     for run in runs:
-        key = (_read.fingerprint(run, "data", "source"), run.examples)
-        groups.setdefault(key, []).append(run)
-    return list(groups.values())
+        group = next((g for g in groups if _read.same_data(g[0], run)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups
 
 
 def choose(runs: Sequence[Run]) -> tuple[list[Choice], str]:

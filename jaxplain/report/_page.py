@@ -286,7 +286,7 @@ def _completeness(runs: Sequence[Run]) -> str:
             rows.append(_quantiles(run, values, bins.zeros))
         head = "".join(
             f'<th scope="col">{name}</th>'
-            for name in ("examples", "median", "95 % below", "99 % below", "largest", "exactly 0")
+            for name in ("median", "95 % below", "99 % below", "largest", "exactly 0", "examples")
         )
         table = _table(
             f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>", title
@@ -313,7 +313,7 @@ def _completeness(runs: Sequence[Run]) -> str:
 def _quantiles(run: Run, values: np.ndarray, zeros: int) -> str:
     finite = values[np.isfinite(values)]
     figures = [number(float(np.quantile(finite, q)), 2) for q in (0.5, 0.95, 0.99, 1.0)]
-    cells = [f"{len(finite):,}", *figures, f"{zeros:,}"]
+    cells = [*figures, f"{zeros:,}", f"{len(finite):,}"]
     inside = "".join(f'<td class="n">{cell}</td>' for cell in cells)
     return f'<tr><th scope="row">{text(run.label)}</th>{inside}</tr>'
 
@@ -346,12 +346,10 @@ def _faithfulness(runs: Sequence[Run]) -> str:
             lines.append(_charts.Line(*curve.scores, style))
             lines.append(_charts.Line(*curve.random_scores, f"random {style}"))
             keys += _key(run, place) + f'<span class="key random {style}">random order</span>'
+            means = (curve.difference, curve.area, curve.random_area)
             figures = [
+                *(with_error(float(m.mean), float(m.error)) for m in means),
                 f"{curve.examples:,}",
-                *(
-                    with_error(float(m.mean), float(m.error))
-                    for m in (curve.area, curve.random_area, curve.difference)
-                ),
                 f"{curve.left_out:,}",
             ]
             inside = "".join(f'<td class="n">{figure}</td>' for figure in figures)
@@ -370,7 +368,7 @@ def _faithfulness(runs: Sequence[Run]) -> str:
         )
         head = "".join(
             f'<th scope="col">{name}</th>'
-            for name in ("examples", "area", "random", "difference", "left out")
+            for name in ("area − random", "area", "random", "examples", "left out")
         )
         tables.append(
             f"<h3>{kind.capitalize()}, {better} is better</h3>\n"
@@ -378,6 +376,7 @@ def _faithfulness(runs: Sequence[Run]) -> str:
                 f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>",
                 f"Areas under the {kind} curves",
             )
+            + _paired([run for _, run, _ in found], kind)
         )
     if not charts:
         return title + missing
@@ -390,6 +389,21 @@ def _faithfulness(runs: Sequence[Run]) -> str:
     return (
         title + about + missing + f'<div class="charts">{"".join(charts)}</div>' + "".join(tables)
     )
+
+
+def _paired(runs: Sequence[Run], kind: str) -> str:
+    """Each further store against the first, on the examples that both have measured."""
+    first = runs[0]
+    lines = []
+    for run in runs[1:]:
+        if _read.same_data(first, run) and (pairs := _read.paired(first, run, kind)) is not None:
+            difference, examples = pairs
+            lines.append(
+                f"<p>{text(run.label)} minus {text(first.label)}, in area, example by example: "
+                f"{with_error(float(difference.mean), float(difference.error))} "
+                f"({count(examples, 'example')}).</p>"
+            )
+    return "".join(lines)
 
 
 def _not_finite(runs: Sequence[Run]) -> str:

@@ -292,6 +292,29 @@ def curves(run: Run, kind: str) -> Curves | None:
     )
 
 
+def paired(first: Run, other: Run, kind: str) -> tuple[Mean, int] | None:
+    """The mean difference of areas, other minus first, on the examples that both have."""
+    areas = []
+    for run in (first, other):
+        area = column(run.quality, f"{kind}/area", len(run.quality_index))
+        if area is None:
+            return None
+        good = (run.quality_index >= 0) & np.isfinite(area)
+        areas.append((run.quality_index[good], area[good]))
+    _, here, there = np.intersect1d(areas[0][0], areas[1][0], return_indices=True)
+    if not len(here):
+        return None
+    moments = _Moments()
+    moments.add(areas[1][1][there] - areas[0][1][here])
+    return Mean(moments.mean, moments.error()), moments.count
+
+
+def same_data(first: Run, other: Run) -> bool:
+    """Whether example i of the one is example i of the other, as far as is known."""
+    prints = [fingerprint(run, "data", "source") for run in (first, other)]
+    return prints[0] == prints[1] and first.examples == other.examples
+
+
 class _Moments:
     """Mean and sum of squares of rows that come in blocks (Chan, Golub and LeVeque)."""
 
