@@ -191,6 +191,11 @@ def map(
             settle()
     seconds = time.perf_counter() - started
     count = max(array.shape[0] for array in results.arrays.values())
+    if count != examples.examples:
+        raise ValueError(
+            f"{path} holds {count} examples of an earlier run, but the source has "
+            f"{examples.examples}: it is another dataset."
+        )
     recorded = results.manifest
     store.update_manifest(
         path,

@@ -77,9 +77,8 @@ class _Arrays:
 class _Iterated:
     """Batches of any sizes, cut anew into batches of one size."""
 
-    examples: int | None = None
-
     def __init__(self, iterator: Iterator[Any]) -> None:
+        self.examples: int | None = None
         self._iterator = iterator
         self._first = self._next()
         if self._first is None:
@@ -103,12 +102,13 @@ class _Iterated:
         return store.fingerprint(self._first)  # all that can be known before the end
 
     def batches(self, size: int, skip: set[int]) -> Iterator[Batch]:
-        number, held, part = 0, 0, self._first
+        number, held, total, part = 0, 0, 0, self._first
         parts: list[Any] = []
         while part is not None:
             self._check(part)
             parts.append(part)
             held += _examples(part)
+            total += _examples(part)
             while held >= size:
                 joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
                 if number not in skip:
@@ -116,6 +116,7 @@ class _Iterated:
                 number, held = number + 1, held - size
                 parts = [jax.tree.map(lambda leaf: leaf[size:], joined)]
             part = self._next()
+        self.examples = total  # now it is known
         if held and number not in skip:
             joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
             yield Batch(number, held, jax.tree.map(lambda leaf: _fill(leaf, size), joined))

@@ -145,6 +145,17 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     assert changed().computed == 0
 
 
+@pytest.mark.parametrize("length", [40, 49])
+def test_an_iterator_that_has_become_another_is_noticed(tmp_path, length):
+    """Its first batch is the same, its length is not: that is known at the end only."""
+    source = lambda n: (
+        (X[k : min(k + 10, n)], LABELS[k : min(k + 10, n)]) for k in range(0, n, 10)
+    )
+    mapped(tmp_path / "s", source(N))
+    with pytest.raises(ValueError, match=f"50 examples of an earlier run.*has {length}: it is ano"):
+        mapped(tmp_path / "s", source(length), resume=True)
+
+
 def test_random_kernels_do_not_depend_on_batches_or_devices(tmp_path):
     """The key of an example is folded from its global index."""
     noisy = lambda key, x: x + jax.random.normal(key, x.shape)
