@@ -730,7 +730,7 @@ def test_sizes(tmp_path):
 @pytest.mark.parametrize("pictures", [1, 24, 36, 60, 1000])
 def test_many_pictures_are_made_smaller(pictures):
     side = _pictures.side(pictures)
-    assert pictures * side**2 <= max(_pictures.BUDGET, pictures * 16**2)
+    assert pictures * side**2 * 4 / 3 < 2.6 * MEGABYTE  # which leaves room for the text
     noise = np.random.default_rng(0).normal(size=(300, 200))
     uri, words = _pictures.heatmap(noise, -1, side, absolute=False)
     assert f"means over areas, {side} ×" in words
