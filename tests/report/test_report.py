@@ -689,7 +689,7 @@ def test_the_page_is_whole_and_the_same_each_time(tmp_path, two):
     assert page.html.startswith("<!doctype html>")
     assert page.of("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.of("meta")
-    assert "prefers-color-scheme: dark" in page.html
+    assert "@media (prefers-color-scheme: dark) {" in page.html
     levels = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
     assert levels[0] == 1
     assert levels.count(1) == 1
