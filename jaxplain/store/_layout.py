@@ -206,7 +206,7 @@ def names(tree: Any) -> dict[str, Any]:
         From names to leaves, in the order of the tree. A tree that is one leaf is called "values".
 
     Raises:
-        Nothing.
+        TypeError: never; any tree has names.
 
     Example:
         >>> names({"values": {"image": 1, "text": 2}, "output": 3})
