@@ -1,7 +1,7 @@
 """A small harness for honest timings.
 
 Lowering, compilation and steady time are measured apart. Programs that are compared run in one
-process, interleaved round by round in alternating order (A B C, then C B A), so that a drift of the
+process, interleaved round by round in changing order (A B C, then A C B), so that a drift of the
 machine meets all of them. A statement about speed is a ratio of medians, and beside it stands the
 A/A spread: the same program entered under two names, whose ratio would be 1 on a perfect machine.
 CPU seconds of the process stand beside wall seconds: on a shared machine, with pinned threads, they
@@ -114,7 +114,11 @@ def interleave(
     samples = {name: Samples([], []) for name in programs}
     names = list(programs)
     for index in range(-warmup, rounds):
-        for name in names if index % 2 == 0 else reversed(names):
+        # Each round begins one further, and every other runs backwards: what a program finds in
+        # the caches is left by another one each time.
+        shift = index % len(names)
+        order = names[shift:] + names[:shift]
+        for name in order if index % 2 == 0 else reversed(order):
             if progress is not None:
                 progress(name)
             wall_start, cpu_start = wall(), cpu()

@@ -1,6 +1,6 @@
 """Integrated Gradients against the floor, for each of the four networks of the bars.
 
-    python -m bench.integrated_gradients [--records 5] [--rounds 3] [--only mlp cnn] [--quick]
+    python -m bench.integrated_gradients [--records 5] [--rounds 6] [--only mlp cnn] [--quick]
 
 The floor of a gradient kernel is the same number of pure forward+backward examples (batch times
 steps), in plain jax at the native batch, by the faster of
@@ -274,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures, prints the table, writes one JSON file a network."""
     parser = argparse.ArgumentParser(description="Integrated Gradients against the floor.")
     parser.add_argument("--records", type=int, default=5, help="full sets of rounds")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in each record")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds in each record")
     parser.add_argument("--chunk-size", type=int, default=1, help="points in flight per example")
     parser.add_argument("--only", nargs="+", choices=networks.CASES, default=list(networks.CASES))
     parser.add_argument("--quick", action="store_true", help="tiny: does it run? writes nothing")

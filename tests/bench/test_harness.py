@@ -44,14 +44,15 @@ class Clock:
         )
 
 
-def test_rounds_alternate_and_each_result_is_awaited():
+def test_rounds_change_their_order_and_each_result_is_awaited():
     clock = Clock()
     second = [1.0] * 9
     programs = {name: clock.program(name, second, second) for name in "abc"}
     announced = []
     clock.interleave(programs, rounds=3, warmup=2, progress=announced.append)
 
-    order = "abc" + "cba" + "abc" + "cba" + "abc"  # two rounds of warm-up, then three
+    # Two rounds of warm-up, then three: each begins one further, every other runs backwards.
+    order = "bca" + "bac" + "abc" + "acb" + "cab"
     assert announced == list(order)
     assert clock.log == [entry for name in order for entry in (name, f"awaited {name}")]
 
