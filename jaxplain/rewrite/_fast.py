@@ -121,7 +121,7 @@ def inline(function: Callable[..., Any], closes_over: str | None = None) -> Call
 def _convolution(
     platform: str | None, lhs: jax.Array, rhs: jax.Array, **params: Any
 ) -> jax.Array | None:
-    if params["out_sharding"] is not None:
+    if _is_sharded(params["out_sharding"], lhs, rhs):
         return None  # the sharding names dimensions of the form it was written for
     if platform == "other":
         return None
@@ -136,6 +136,17 @@ def _convolution(
         cpu=functools.partial(_canonical_convolution, **params),
         default=functools.partial(_plain_convolution, **params),
     )
+
+
+def _is_sharded(out_sharding: Any, *operands: jax.Array) -> bool:
+    """Whether an equation asks for a sharding, as only one on a mesh of Explicit axes can.
+
+    On any other mesh JAX writes one that says nothing into each backward convolution.
+    """
+    if out_sharding is None or jax.sharding.AxisType.Explicit not in out_sharding.mesh.axis_types:
+        return False
+    shardings = (out_sharding, *(jax.typeof(operand).sharding for operand in operands))
+    return any(axis is not None for sharding in shardings for axis in sharding.spec)
 
 
 def _plain_convolution(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:

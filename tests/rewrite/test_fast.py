@@ -159,6 +159,34 @@ def test_compiled_cpu_text_has_no_conditional():
     assert not re.search(r"= \S+ conditional\(", text)
 
 
+@pytest.mark.pins
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_sharded_batch_keeps_the_fast_form(axis_type, devices):
+    """JAX writes a sharding into backward convolutions of inputs that lie on a mesh."""
+    kinds = (getattr(jax.sharding.AxisType, axis_type),)
+    mesh = jax.make_mesh((devices,), ("data",), kinds, devices=jax.devices()[:devices])
+    numbers = LAYOUTS["channels last"][2]
+
+    def loss(x, w):
+        y = lax.conv_general_dilated(x[None], w, (1, 1), "SAME", dimension_numbers=numbers)
+        return jnp.sum(jnp.sin(y))
+
+    def loop(x, w):
+        step = lambda total, t: (total + jax.grad(loss)(t * x, w), None)
+        return lax.scan(step, lax.full_like(x, 0.0), jnp.arange(3.0))[0]
+
+    fast = jax.vmap(rewrite.fast(loop), (0, None))
+    x, w = jax.random.normal(KEY, (16, 8, 8, 4)), jax.random.normal(KEY, (3, 3, 4, 4))
+    expected = fast(x, w)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+        w = jax.device_put(w, jax.NamedSharding(mesh, jax.P()))
+        assert kernel_layouts(fast, x, w) == {"01io"}
+        got = jax.jit(fast)(x, w)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------- pools
 
 POOLS = {
