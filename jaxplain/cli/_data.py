@@ -53,7 +53,10 @@ def open_data(text: str) -> Data:
             f"--data {text} must be an array or a function that returns an array or an iterator of "
             f"batches, but is a {type(factory).__name__}."
         )
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:  # whatever the user's function raises is the user's to read
+        raise ValueError(f"--data: {text}() failed: {type(error).__name__}: {error}") from error
     if hasattr(made, "shape"):
         return Data(text, made)
     unused = [made]  # the iterator that is made already is the first

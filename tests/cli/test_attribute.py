@@ -160,6 +160,7 @@ def test_resume(attribute):
         ((), {"data": "x.npz:z"}, "x.npz holds x, y: name one"),
         ((), {"data": "x.txt"}, "--data must be file.npy"),
         ((), {"data": "my_module:constant"}, "must be an array or a function that returns"),
+        ((), {"data": "my_module:fails"}, "--data: my_module:fails() failed: RuntimeError"),
         ((), {"data": "x.npy"}, "the data has dtype uint8, but must be float"),
         ((), {"data": "x.npz:y"}, "the data has dtype int64"),
         ((), {"model": "my_module:number"}, "For one number per example: --score output"),
@@ -189,6 +190,27 @@ def test_shapes_that_do_not_fit(attribute):
         assert status == 1, message
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_examples_that_are_not_finite_are_counted(attribute):
+    x = np.load("x.npz")["x"]
+    x[[2, 7], 0, 0] = np.nan
+    np.save("nan.npy", x)
+    status, printed, _ = attribute("--steps", "2", "--quality", "3", data="nan.npy")
+    assert status == 0
+    assert "2 of them are not finite" in printed
+    np.testing.assert_array_equal(np.flatnonzero(~read("finite")), [2, 7])
+    assert cli.main(["report", "out.zarr"]) == 0
+    page = pathlib.Path("out.zarr/report.html").read_text()
+    assert re.search(r"Not finite.*\b2\b.*\b7\b", page, flags=re.S)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_folder_that_is_read_only(attribute):
+    pathlib.Path("closed").mkdir(mode=0o500)
+    status, _, error = attribute(out="closed/out.zarr")
+    assert status == 1
+    assert "Permission denied" in error
 
 
 def test_a_folder_that_cannot_be_written(attribute):
