@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxplain
+from bench import harness
 
 
 def digits(folder: pathlib.Path) -> tuple[object, jax.Array]:
@@ -95,7 +96,7 @@ def main() -> None:
     cases = [options.only] if options.only else list(CASES)
     records = [r for case in cases for r in measure(case, options.tolerance)]
     if options.out:
-        options.out.write_text(json.dumps({"jax": jax.__version__, "records": records}, indent=2))
+        harness.write(options.out, {"jax": jax.__version__, "records": records})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ with the same options; finished batches are not computed again.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    parser, commands = _parser()
+    parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(words)
     if options.version:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     if rest and options.command != "attribute":
-        commands[options.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status = options.run(options, rest)
     except KeyboardInterrupt:
@@ -68,13 +68,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxplain", description="Explain neural networks from inside JAX."
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
-    commands: dict[str, argparse.ArgumentParser] = {}
 
     def command(name: str, run: Callable[..., Any], summary: str, **texts: Any) -> Any:
         made = subparsers.add_parser(
@@ -84,8 +83,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             allow_abbrev=False,
             **texts,
         )
-        made.set_defaults(run=run)
-        commands[name] = made
+        made.set_defaults(run=run, parser=made)
         return made
 
     demo = command(
@@ -202,7 +200,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     info = command("info", _run_info, "print what a store holds")
     info.add_argument("store", type=pathlib.Path, metavar="STORE")
-    return parser, commands
+    return parser
 
 
 def _run_demo(options: argparse.Namespace, _: list[str]) -> None:
@@ -219,8 +217,7 @@ def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
 
     method = _names.method(options.method)
     if options.help:
-        _, commands = _parser()
-        commands["attribute"].print_help()
+        options.parser.print_help()
         print(f"\nmethods: {', '.join(sorted(n for n in _names.methods() if '.' in n))}")
         print(f"\noptions of {options.method}:")
         for name in _names.options_of(method):
@@ -268,12 +265,7 @@ def _request(options: argparse.Namespace, method: Any, keywords: dict[str, Any])
             f"--model {options.model} must be a function that returns (apply, params), but is a "
             f"{type(factory).__name__}."
         )
-    try:
-        made = factory()
-    except Exception as error:  # whatever the user's function raises is the user's to read
-        raise ValueError(
-            f"--model: {options.model}() failed: {type(error).__name__}: {error}"
-        ) from error
+    made = _names.call(factory, options.model, "--model")
     if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]):
         raise ValueError(
             f"--model {options.model} must return (apply, params), with apply(params, batch) a "
@@ -315,7 +307,9 @@ def _target(text: str) -> Any:
     if text == "predicted":
         return text
     if text.endswith(".npy"):
-        labels = _load_array(text, "--target")
+        from jaxplain.cli import _data
+
+        labels = _data.read_numpy(text, "--target")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"--target {text} must hold one integer for each example, but holds shape "
@@ -334,19 +328,10 @@ def _baseline(text: str) -> Any:
     if text in ("zeros", "mean"):
         return text
     if text.endswith(".npy"):
-        return _load_array(text, "--baseline")
+        from jaxplain.cli import _data
+
+        return _data.read_numpy(text, "--baseline")
     raise ValueError(f"--baseline must be zeros, mean or file.npy, but is {text!r}.")
-
-
-def _load_array(path: str, what: str) -> Any:
-    import numpy as np
-
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(f"{what}: there is no file {path}.")
-    try:
-        return np.load(path)
-    except ValueError as error:
-        raise ValueError(f"{what} {path} cannot be read as numpy: {error}") from None
 
 
 def _print_plan(plan: Any) -> None:

@@ -33,7 +33,7 @@ def open_data(text: str) -> Data:
     suffix = pathlib.Path(path).suffix
     name = pathlib.Path(path).name + colon + key
     if suffix == ".npy":
-        return Data(name, _numpy(path, mmap_mode="r"))
+        return Data(name, read_numpy(path, mmap_mode="r"))
     if suffix == ".npz":
         return Data(name, _npz(path, key))
     if suffix == ".zarr":
@@ -53,10 +53,7 @@ def open_data(text: str) -> Data:
             f"--data {text} must be an array or a function that returns an array or an iterator of "
             f"batches, but is a {type(factory).__name__}."
         )
-    try:
-        made = factory()
-    except Exception as error:  # whatever the user's function raises is the user's to read
-        raise ValueError(f"--data: {text}() failed: {type(error).__name__}: {error}") from error
+    made = _names.call(factory, text, "--data")
     if hasattr(made, "shape"):
         return Data(text, made)
     unused = [made]  # the iterator that is made already is the first
@@ -72,21 +69,22 @@ def open_data(text: str) -> Data:
     return Data(text, batches=batches)
 
 
-def _exists(path: str) -> None:
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(f"there is no file {path}.")
-
-
-def _numpy(path: str, **options: Any) -> Any:
-    _exists(path)
+def read_numpy(path: str, what: str = "--data", **options: Any) -> Any:
+    """A .npy or .npz file, named by the option `what`."""
+    _exists(path, what)
     try:
         return np.load(path, **options)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as numpy: {error}") from None
+        raise ValueError(f"{what}: {path} cannot be read as numpy: {error}") from None
+
+
+def _exists(path: str, what: str = "--data") -> None:
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f"{what}: there is no file {path}.")
 
 
 def _npz(path: str, key: str) -> Any:
-    with _numpy(path) as file:
+    with read_numpy(path) as file:
         if not key and len(file.files) == 1:
             key = file.files[0]
         if key not in file.files:

@@ -110,6 +110,14 @@ def load(name: str, what: str) -> Any:
     return getattr(module, attribute)
 
 
+def call(factory: Callable[[], Any], name: str, what: str) -> Any:
+    """What the user's function returns."""
+    try:
+        return factory()
+    except Exception as error:  # whatever the user's function raises is the user's to read
+        raise ValueError(f"{what}: {name}() failed: {type(error).__name__}: {error}") from error
+
+
 def _unknown(kind: str, name: str, known: Sequence[str]) -> NoReturn:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:

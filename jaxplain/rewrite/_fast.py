@@ -86,13 +86,18 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
     return rewritten
 
 
-def staged(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:
+def staged(
+    function: Callable[..., Any], *arguments: Any, closes_over: str | None = None
+) -> tuple[Callable[..., Any], Any]:
     """Traces `function` once; returns its fast form, to be called inside a trace, and its shapes.
 
     The fast form can be called (and mapped) many times at no further trace of `function`, at
-    arguments of these shapes; what the function closes over may be tracers.
+    arguments of these shapes; what the function closes over may be tracers. With the text
+    `closes_over` it may not: the text is raised.
     """
     program, shapes = _interpreter.stage(function, *arguments)
+    if closes_over and any(isinstance(c, jax.core.Tracer) for c in program.consts):
+        raise ValueError(closes_over)
     structure = jax.tree.structure(shapes)
 
     def call(*arguments: Any) -> Any:
@@ -103,19 +108,8 @@ def staged(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[...,
 
 
 def inline(function: Callable[..., Any], closes_over: str | None = None) -> Callable[..., Any]:
-    """The fast form of a function of positional arrays, without a `jit` of its own.
-
-    With the text `closes_over`, a function that closes over a traced array raises it.
-    """
-
-    def call(*arguments: Any) -> Any:
-        program, shapes = _interpreter.stage(function, *arguments)
-        if closes_over and any(isinstance(c, jax.core.Tracer) for c in program.consts):
-            raise ValueError(closes_over)
-        outputs = _interpreter.interpret(program, _RULES, *jax.tree.leaves(arguments))
-        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-
-    return call
+    """The fast form of a function of positional arrays, without a `jit` of its own."""
+    return lambda *arguments: staged(function, *arguments, closes_over=closes_over)[0](*arguments)
 
 
 def _convolution(
@@ -141,9 +135,9 @@ def _convolution(
 def _is_sharded(out_sharding: Any, *operands: jax.Array) -> bool:
     """Whether an equation asks for a sharding, as only one on a mesh of Explicit axes can.
 
-    On any other mesh JAX writes one that says nothing into each backward convolution.
+    On any other mesh JAX writes one that names no axis into each backward convolution.
     """
-    if out_sharding is None or jax.sharding.AxisType.Explicit not in out_sharding.mesh.axis_types:
+    if out_sharding is None:
         return False
     shardings = (out_sharding, *(jax.typeof(operand).sharding for operand in operands))
     return any(axis is not None for sharding in shardings for axis in sharding.spec)

@@ -95,10 +95,7 @@ def _function(request: Request) -> tuple[Callable[..., Any], Callable[[], Any], 
             f"the data has dtype {dtype}, but must be float to be differentiated: give --scale, "
             "which makes it so: 1/255 for the bytes of pixels, 1 for anything else."
         )
-    options = dict(request.options)
-    if "chunk_size" in inspect.signature(request.method).parameters:
-        options["chunk_size"] = request.chunk_size
-    explain = request.method(_score(request), **options)
+    explain = request.method(getattr(targets, request.score)(request.apply), **_options(request))
     wants_baseline = "baseline" in inspect.signature(explain).parameters
     wants_label = SCORES[request.score]
     labels = request.target if isinstance(request.target, np.ndarray) else None
@@ -113,8 +110,7 @@ def _function(request: Request) -> tuple[Callable[..., Any], Callable[[], Any], 
                 label = _label(request, x, params)
             arguments = (label, params)
         if wants_baseline:
-            start = jax.tree.map(jnp.zeros_like, x) if baseline is None else baseline
-            arguments = (_scaled(start, request.scale), *arguments)
+            arguments = (_start(baseline, x, request.scale), *arguments)
         result = explain(x, *arguments)._asdict()
         return {**result, "target": label} if wants_label else result
 
@@ -126,8 +122,11 @@ def _function(request: Request) -> tuple[Callable[..., Any], Callable[[], Any], 
     return of_one, source, (baseline, request.params)
 
 
-def _score(request: Request) -> Callable[..., Any]:
-    return getattr(targets, request.score)(request.apply)
+def _options(request: Request) -> dict[str, Any]:
+    """The keyword arguments of the method."""
+    if "chunk_size" in inspect.signature(request.method).parameters:
+        return {**request.options, "chunk_size": request.chunk_size}
+    return dict(request.options)
 
 
 def _label(request: Request, x: Any, params: Any) -> jax.Array:
@@ -152,6 +151,11 @@ def _scaled(x: Any, scale: float | None) -> Any:
     if scale is None:
         return x
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) * jnp.float32(scale), x)
+
+
+def _start(baseline: Any, x: Any, scale: float | None) -> Any:
+    """The baseline of one example: zeros like it where None, else in the units of the data."""
+    return jax.tree.map(jnp.zeros_like, x) if baseline is None else _scaled(baseline, scale)
 
 
 def _baseline(request: Request) -> Any:
@@ -184,9 +188,7 @@ def _baseline(request: Request) -> Any:
 def _about(request: Request) -> dict[str, Any]:
     method = f"{request.method.__module__.rpartition('._')[0]}.{request.method.__name__}"
     name = lambda value: f"{value.__module__}.{value.__name__}" if callable(value) else value
-    options = {key: name(value) for key, value in request.options.items()}
-    if "chunk_size" in inspect.signature(request.method).parameters:
-        options["chunk_size"] = request.chunk_size
+    options = {key: name(value) for key, value in _options(request).items()}
     describe = lambda value: f"an array {value.shape}" if isinstance(value, np.ndarray) else value
     return {
         "method": method,
@@ -229,9 +231,8 @@ def _measure(
         key: Any, example: Any, x: Any, values: Any, label: Any, baseline: Any, params: Any
     ) -> Any:
         x = _scaled(x, request.scale)
-        start = jax.tree.map(jnp.zeros_like, x) if baseline is None else baseline
+        start = _start(baseline, x, request.scale)
         arguments = (label, params) if wants_label else (params,)
-        start = _scaled(start, request.scale)
         curves = {
             name: measure(key, x, start, values, *arguments)._asdict()
             for name, measure in measures.items()
