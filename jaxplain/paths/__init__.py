@@ -3,7 +3,8 @@
 values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 """
 
-from jaxplain.paths._integrated_gradients import PathAttribution, integrated_gradients
+from jaxplain.paths._integrated_gradients import integrated_gradients
+from jaxplain.paths._result import PathAttribution
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
     gauss_legendre,

@@ -7,7 +7,7 @@ Completeness: the values sum to f(x) - f(b) but for the error of the quadrature 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,33 +16,10 @@ import numpy as np
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
 from jaxplain.paths import _nested
+from jaxplain.paths._lines import line_between
+from jaxplain.paths._result import PathAttribution, from_baseline, result
 from jaxplain.paths.quadrature import gauss_legendre
 from jaxplain.rewrite import _fast
-
-
-class PathAttribution(NamedTuple):
-    """An attribution along a path, and how good it is.
-
-    Attributes:
-        values: tree and shapes of x, dtype of x: what each element of x contributed to
-            `output - baseline_output`, in the units of f.
-        output: f(x), a scalar.
-        baseline_output: f(baseline), a scalar.
-        completeness_gap: sum(values) - (output - baseline_output), a scalar in float32 or wider,
-            with the values as they were before they were given the dtype of x.
-        error: the estimated error of `values`, relative to their Euclidean norm. With `tolerance`
-            only; NaN with fixed `steps`, where it is not estimated.
-        evaluations: the number of gradients of f that went into `values`, int32.
-        finite: whether x, the baseline, the outputs and the values are free of NaN and infinity.
-    """
-
-    values: Any
-    output: jax.Array
-    baseline_output: jax.Array
-    completeness_gap: jax.Array
-    error: jax.Array
-    evaluations: jax.Array
-    finite: jax.Array
 
 
 def integrated_gradients(
@@ -120,23 +97,14 @@ def integrated_gradients(
         checks.tolerance(tolerance)
         max_steps = 257 if max_steps is None else checks.integer(max_steps, "max_steps")
         kernel = _to_tolerance(scalar, _nested.schedule(max_steps), tolerance, chunk_size)
-    kernel = jax.jit(kernel)
-
-    def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        x = checks.explained(x)
-        baseline = checks.like(baseline, x, "baseline")
-        checks.arrays(args, "each argument after the baseline")
-        return kernel(x, baseline, *args)
-
-    return explain
+    return from_baseline(scalar, kernel)
 
 
 def _fixed(
     f: Callable[..., jax.Array], nodes: np.ndarray, weights: np.ndarray, chunk_size: int
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        x, baseline = _ends(f, x, baseline, args)
-        line, velocity = _straight_line(x, baseline)
+        line, velocity = line_between(baseline, x)
         dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
         t = jnp.asarray(nodes, dtype)
         integral = evaluate(
@@ -146,13 +114,12 @@ def _fixed(
             chunk_size=chunk_size,
         )
         output, _ = _fast.staged(lambda z: f(z, *args), x)
-        return _result(
+        return result(
             x,
             baseline,
             (output(baseline), output(x)),
             trees.multiply(velocity, integral),
-            error=jnp.nan,
-            evaluations=jnp.int32(len(nodes)),
+            evaluations=len(nodes),
         )
 
     return explain
@@ -162,8 +129,7 @@ def _to_tolerance(
     f: Callable[..., jax.Array], plan: _nested.Schedule, tolerance: Any, chunk_size: int
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        x, baseline = _ends(f, x, baseline, args)
-        line, velocity = _straight_line(x, baseline)
+        line, velocity = line_between(baseline, x)
         # The outputs at the two ends are needed anyway; their gradients belong to every level.
         value_and_gradient, _ = _fast.staged(lambda z: jax.value_and_grad(f)(z, *args), x)
         baseline_output, first = value_and_gradient(baseline)
@@ -177,7 +143,7 @@ def _to_tolerance(
             tolerance,
             chunk_size,
         )
-        return _result(
+        return result(
             x,
             baseline,
             (baseline_output, output),
@@ -187,47 +153,3 @@ def _to_tolerance(
         )
 
     return explain
-
-
-def _straight_line(x: Any, baseline: Any) -> tuple[Callable[[jax.Array], Any], Any]:
-    """The point b + t (x - b), computed wide and given in the dtype of x; the velocity, wide."""
-    start = trees.widen(baseline)
-    velocity = trees.subtract(trees.widen(x), start)
-
-    def line(t: jax.Array) -> Any:
-        point = jax.tree.map(lambda b, v: b + t.astype(b.dtype) * v, start, velocity)
-        return trees.cast_like(point, x)
-
-    return line, velocity
-
-
-def _ends(f: Callable[..., jax.Array], x: Any, baseline: Any, args: Any) -> tuple[Any, Any]:
-    """Both, as sharded and as varying over a mesh as either is, or f."""
-    x = trees.place_like(x, jax.eval_shape(trees.subtract, x, baseline))
-    x = trees.vary_with_output(f, x, *args)
-    return x, trees.place_like(baseline, x)
-
-
-def _result(
-    x: Any,
-    baseline: Any,
-    outputs: tuple[jax.Array, jax.Array],
-    values: Any,
-    *,
-    error: Any,
-    evaluations: jax.Array,
-) -> PathAttribution:
-    baseline_output, output = outputs
-    gap = trees.total(values)
-    dtype = trees.widest(gap.dtype, output.dtype)
-    gap = gap.astype(dtype) - (output.astype(dtype) - baseline_output.astype(dtype))
-    values = trees.cast_like(values, x)
-    return PathAttribution(
-        values,
-        output,
-        baseline_output,
-        gap,
-        jnp.asarray(error, gap.dtype),
-        evaluations,
-        trees.finite(x, baseline, outputs, values),
-    )
