@@ -4,6 +4,12 @@ values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 """
 
 from jaxplain.paths._integrated_gradients import integrated_gradients
+from jaxplain.paths._integrated_hessians import (
+    InteractionRow,
+    Interactions,
+    integrated_hessian_row,
+    integrated_hessians,
+)
 from jaxplain.paths._result import PathAttribution
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
@@ -15,10 +21,14 @@ from jaxplain.paths.quadrature import (
 )
 
 __all__ = [
+    "InteractionRow",
+    "Interactions",
     "PathAttribution",
     "clenshaw_curtis",
     "gauss_legendre",
     "integrated_gradients",
+    "integrated_hessian_row",
+    "integrated_hessians",
     "left_riemann",
     "midpoint",
     "right_riemann",
