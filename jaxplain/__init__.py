@@ -27,6 +27,7 @@ __all__ = [
     "models",
     "paths",
     "plots",
+    "priors",
     "report",
     "rewrite",
     "run",

@@ -19,7 +19,17 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxplain
-from jaxplain import baselines, estimates, evaluate, gradients, metrics, paths, rewrite, targets
+from jaxplain import (
+    baselines,
+    estimates,
+    evaluate,
+    gradients,
+    metrics,
+    paths,
+    priors,
+    rewrite,
+    targets,
+)
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "References:")
 KEY = jax.random.key(0)
@@ -202,6 +212,10 @@ FUNCTIONS = {
         ),
         (SAMPLES,),
     ),
+    "priors.cosine": (priors.cosine, (SAMPLES, IMAGE[:, :, 0].ravel()[:12, None] * SAMPLES)),
+    "priors.l1": (priors.l1, (SAMPLES,)),
+    "priors.smoothness": (priors.smoothness, (IMAGE,)),
+    "priors.sparsity": (priors.sparsity, (SAMPLES,)),
     "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
     "targets.entropy": (targets.entropy(network), (X, make_params())),
     "targets.log_probability": (targets.log_probability(network), (X, LABEL, make_params())),
