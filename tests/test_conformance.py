@@ -29,6 +29,9 @@ from jaxplain import (
     priors,
     rewrite,
     targets,
+    rewrite,
+    targets,
+    trees,
 )
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "References:")
@@ -67,10 +70,22 @@ class Kernel(NamedTuple):
     modes: tuple[str, ...] = ("fwd", "rev")
     scalar: bool = True  # wants a scalar f
     pairs: bool = False  # values are for pairs of elements: a tree like x of trees like x
+    leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
 
 
 def zeros(x):
     return jax.tree.map(jnp.zeros_like, x)
+
+
+def curve_path(t, x, baseline):
+    """Not straight, and not at the same pace for all elements."""
+
+    def bend(leaf, b):
+        wide, b = trees.widen(leaf), trees.widen(b)
+        time = jnp.asarray(t, wide.dtype)
+        return (b + (time + time * (1 - time) * jnp.cos(wide)) * (wide - b)).astype(leaf.dtype)
+
+    return jax.tree.map(bend, x, baseline)
 
 
 def importance(x):
@@ -108,6 +123,31 @@ KERNELS = {
         ),
         after=lambda x: (zeros(x),),
         modes=("fwd",),  # a while_loop stands in between
+    ),
+    "paths.integrated_gradients, both ends": Kernel(
+        lambda f, chunk_size: paths.integrated_gradients(
+            f, steps=7, rule=paths.trapezoid, chunk_size=chunk_size
+        ),
+        after=lambda x: (zeros(x),),
+    ),
+    "paths.path_attribution": Kernel(
+        lambda f, chunk_size: paths.path_attribution(
+            f, path=curve_path, steps=7, chunk_size=chunk_size
+        ),
+        after=lambda x: (zeros(x),),
+    ),
+    "paths.path_attribution, tolerance": Kernel(
+        lambda f, chunk_size: paths.path_attribution(
+            f, path=curve_path, tolerance=1e-9, max_steps=65, chunk_size=chunk_size
+        ),
+        after=lambda x: (zeros(x),),
+        modes=("fwd",),
+    ),
+    "paths.blur_integrated_gradients": Kernel(
+        lambda f, chunk_size: paths.blur_integrated_gradients(
+            f, max_sigma=1.5, steps=7, chunk_size=chunk_size
+        ),
+        leaf_is_whole=True,
     ),
     "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f)),
     "gradients.saliency, signed": Kernel(lambda f, _: gradients.saliency(f, absolute=False)),
@@ -194,6 +234,15 @@ FUNCTIONS = {
         ),
         (SAMPLES,),
     ),
+    "evaluate.both": (
+        lambda x: evaluate.evaluate(
+            lambda k: (x[k, 0], x[k]),
+            12,
+            evaluate.both(evaluate.stack(12), evaluate.weighted_sum(jnp.ones(12))),
+            chunk_size=5,
+        ),
+        (SAMPLES,),
+    ),
     "evaluate.stack": (
         lambda x: evaluate.evaluate(lambda k: x[k] ** 2, 12, evaluate.stack(12), chunk_size=5),
         (SAMPLES,),
@@ -216,6 +265,14 @@ FUNCTIONS = {
     "priors.l1": (priors.l1, (SAMPLES,)),
     "priors.smoothness": (priors.smoothness, (IMAGE,)),
     "priors.sparsity": (priors.sparsity, (SAMPLES,)),
+    "paths.blur": (lambda x: paths.blur(max_sigma=2.0)(0.3, x, x), (IMAGE,)),
+    "paths.product": (
+        lambda x: paths.product({"a": paths.blur(), "b": curve_path})(
+            0.3, {"a": x, "b": x}, {"a": 0 * x, "b": 0 * x}
+        ),
+        (IMAGE,),
+    ),
+    "paths.straight_line": (lambda x: paths.straight_line(0.3, x, 0 * x), (IMAGE,)),
     "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
     "targets.entropy": (targets.entropy(network), (X, make_params())),
     "targets.log_probability": (targets.log_probability(network), (X, LABEL, make_params())),
@@ -238,6 +295,8 @@ HOST = {
     "models.ResNet20": "a Flax model",
     "models.SqueezeNet": "a Flax model",
     "paths.clenshaw_curtis": "a rule: numpy on the host",
+    "paths.composite": "a rule: numpy on the host",
+    "paths.gauss_kronrod": "a rule: numpy on the host",
     "paths.gauss_legendre": "a rule: numpy on the host",
     "paths.left_riemann": "a rule: numpy on the host",
     "paths.midpoint": "a rule: numpy on the host",
@@ -436,9 +495,9 @@ def test_derivatives(name, x64):
         return jnp.sum(jnp.sin(first))
 
     if "tolerance" in name:  # compare with the closed derivative: the number of nodes is data
-        fixed = KERNELS["paths.integrated_gradients"]
-        many = paths.integrated_gradients(model, steps=65, rule=paths.clenshaw_curtis)
-        same = lambda x, p: jnp.sum(jnp.sin(many(x, *fixed.after(x), LABEL, p)[0]))
+        path = curve_path if "path_attribution" in name else paths.straight_line
+        many = paths.path_attribution(model, path=path, steps=65, rule=paths.clenshaw_curtis)
+        same = lambda x, p: jnp.sum(jnp.sin(many(x, *kernel.after(x), LABEL, p)[0]))
         tangents = (jnp.ones_like(x), jax.tree.map(jnp.ones_like, params))
         got = jax.jvp(of_result, (x, params), tangents)
         assert_close(got, jax.jvp(same, (x, params), tangents), 1e-12)
@@ -514,6 +573,9 @@ def test_trees_give_what_the_vector_gives(name, tree):
         assert_close(join_pairs(join, got.values, x), expected.values)
     elif kernel.scalar:
         assert jax.tree.structure(got.values) == jax.tree.structure(x)
+    if kernel.leaf_is_whole:
+        return
+    if kernel.scalar:
         assert_close(join(got.values), expected.values)
         assert_close(got[1:], expected[1:])
     else:  # the random orderings differ: leaves are drawn in the order of the tree

@@ -119,3 +119,51 @@ def stack(count: int) -> Reduction:
         return jax.tree.map(put, state, values)
 
     return Reduction(init, update, lambda state: state, count)
+
+
+def both(first: Reduction, second: Reduction) -> Reduction:
+    """Two reductions over points whose value is a pair: one of its first, one of its second part.
+
+    Args:
+        first: of the first parts.
+        second: of the second parts.
+
+    Returns:
+        A `Reduction` whose result is the pair of their results.
+
+    Raises:
+        TypeError: an argument is not a `Reduction`.
+        ValueError: the two were made for different numbers of points.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.evaluate import evaluate
+        >>> point = lambda index: (index, index.astype(jnp.float32) ** 2)
+        >>> values, total = evaluate(point, 3, both(stack(3), weighted_sum(jnp.ones(3))))
+        >>> values.tolist(), float(total)
+        ([0, 1, 2], 5.0)
+
+    References:
+        Design, evaluate, reduce: docs/architecture.md, "The two loops".
+    """
+    for reduction in (first, second):
+        if not isinstance(reduction, Reduction):
+            raise TypeError(f"both takes two reductions, but got a {type(reduction).__name__}.")
+    if None not in (first.points, second.points) and first.points != second.points:
+        raise ValueError(
+            f"both reductions must be made for the same points, but are for {first.points} and "
+            f"{second.points}."
+        )
+
+    def update(state: Any, index: jax.Array, values: Any) -> Any:
+        return (
+            first.update(state[0], index, values[0]),
+            second.update(state[1], index, values[1]),
+        )
+
+    return Reduction(
+        lambda value: (first.init(value[0]), second.init(value[1])),
+        update,
+        lambda state: (first.finish(state[0]), second.finish(state[1])),
+        second.points if first.points is None else first.points,
+    )

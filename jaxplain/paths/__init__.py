@@ -3,6 +3,7 @@
 values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 """
 
+from jaxplain.paths._blur import blur, blur_integrated_gradients
 from jaxplain.paths._integrated_gradients import integrated_gradients
 from jaxplain.paths._integrated_hessians import (
     InteractionRow,
@@ -10,9 +11,14 @@ from jaxplain.paths._integrated_hessians import (
     integrated_hessian_row,
     integrated_hessians,
 )
+from jaxplain.paths._path_attribution import path_attribution
+from jaxplain.paths._product import product
 from jaxplain.paths._result import PathAttribution
+from jaxplain.paths._straight_line import straight_line
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
+    composite,
+    gauss_kronrod,
     gauss_legendre,
     left_riemann,
     midpoint,
@@ -24,13 +30,20 @@ __all__ = [
     "InteractionRow",
     "Interactions",
     "PathAttribution",
+    "blur",
+    "blur_integrated_gradients",
     "clenshaw_curtis",
+    "composite",
+    "gauss_kronrod",
     "gauss_legendre",
     "integrated_gradients",
     "integrated_hessian_row",
     "integrated_hessians",
     "left_riemann",
     "midpoint",
+    "path_attribution",
+    "product",
     "right_riemann",
+    "straight_line",
     "trapezoid",
 ]

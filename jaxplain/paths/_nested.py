@@ -89,50 +89,70 @@ def schedule(max_steps: int) -> Schedule:
 
 
 class Integral(NamedTuple):
-    """What `integrate` returns: the integral, its relative error, and the number of gradients."""
+    """What the integration has reached: a tree of arrays.
 
-    value: Any
+    Attributes:
+        points: how many points of the schedule are in, int32.
+        error: the estimated relative error; infinite before the second level is complete.
+        sums: the integral by each level's rule, as far as it is filled; a leading axis of levels.
+    """
+
+    points: jax.Array
     error: jax.Array
-    evaluations: jax.Array
+    sums: Any
 
 
-def integrate(
+class Rounds(NamedTuple):
+    """Integration in rounds: each one completes a level.
+
+    Attributes:
+        init: `() -> Integral`, with the two ends in.
+        advance: `Integral -> Integral`, with the next level complete (the first two at once).
+        done: `Integral -> bool`, whether to stop.
+        values: `Integral -> (values, evaluations)`, by the last complete level.
+    """
+
+    init: Callable[[], Integral]
+    advance: Callable[[Integral], Integral]
+    done: Callable[[Integral], jax.Array]
+    values: Callable[[Integral], tuple[Any, jax.Array]]
+
+
+def rounds(
     gradient: Callable[[jax.Array], Any],
     at_ends: tuple[Any, Any],
     rise: jax.Array,
-    velocity: Any,
+    attribute: Callable[[Any], Any],
     plan: Schedule,
     tolerance: Any,
     chunk_size: int,
-) -> Integral:
-    """Integrates `gradient` over [0, 1] until `velocity * integral` is within `tolerance`.
+) -> Rounds:
+    """Integrates `gradient` over [0, 1] until `attribute(integral)` is within `tolerance`.
 
     Args:
-        gradient: from t to a tree like x.
+        gradient: from t to a tree of arrays.
         at_ends: the gradients at t = 0 and at t = 1.
         rise: f at t = 1 less f at t = 0.
-        velocity: a tree like x, which weighs the error.
+        attribute: linear, from an integral of gradients in float32 or wider to the values.
         plan: from `schedule`.
-        tolerance: relative, in the Euclidean norm of the vector; may be traced.
+        tolerance: relative, in the Euclidean norm of the values; may be traced.
         chunk_size: the most points evaluated at once; rounded down to a power of two, at most 16.
     """
     size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
     levels, points = plan.weights.shape
     chunks = points // size
-    dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
+    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
+    dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(both)))
     nodes = jnp.asarray(plan.nodes.reshape(chunks, size), dtype)
     weights = jnp.asarray(plan.weights.reshape(levels, chunks, size).swapaxes(0, 1), dtype)
     end_weights = jnp.asarray(plan.end_weights[:, None], dtype)
     ends = jnp.asarray(FIRST * 2 ** np.arange(levels), jnp.int32)
-    elements = sum(leaf.size for leaf in jax.tree.leaves(velocity))
     tolerance = jnp.asarray(tolerance, dtype)
 
-    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
-    # The loop starts from values that depend on the gradients, and so has their type: on a mesh a
+    # The loops start from values that depend on the gradients, and so have their type: on a mesh a
     # loop that starts from literals cannot be batched (jax 0.10.2), nor differ between devices.
     never = jnp.isfinite(trees.total(both)) & False
     start = never.astype(jnp.int32)
-    unknown = start.astype(dtype) + jnp.inf
     call, _ = _fast.staged(gradient, jax.eval_shape(lambda: _row(nodes, start)[0]))
 
     def outer(weights: jax.Array, values: jax.Array) -> jax.Array:
@@ -142,39 +162,58 @@ def integrate(
             weights.astype(dtype), values.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
         )
 
-    def level(done: jax.Array) -> jax.Array:
-        """The level that `done` points complete or are filling."""
-        return jnp.sum(ends < done, dtype=jnp.int32)
+    def level(points: jax.Array) -> jax.Array:
+        """The level that this many points complete."""
+        return jnp.sum(ends < points, dtype=jnp.int32)
+
+    def by_level(sums: Any, at: jax.Array) -> Any:
+        return attribute(jax.tree.map(lambda s: _row(s, at), sums))
 
     def error(sums: Any, at: jax.Array) -> jax.Array:
-        this = jax.tree.map(lambda s, v: _row(s, at) * v, sums, velocity)
-        last = jax.tree.map(lambda s, v: _row(s, at - 1) * v, sums, velocity)
+        this, last = by_level(sums, at), by_level(sums, at - 1)
         norm = trees.norm(this)
         moved = SAFETY * trees.norm(trees.subtract(this, last))
+        elements = sum(leaf.size for leaf in jax.tree.leaves(this))
         missing = jnp.abs(trees.total(this) - rise.astype(norm.dtype)) / float(np.sqrt(elements))
-        return jnp.maximum(moved, missing) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+        ratio = jnp.maximum(moved, missing) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+        return ratio.astype(dtype)
 
-    def unfinished(state: tuple[jax.Array, jax.Array, Any]) -> jax.Array:
-        done, reached, _ = state
+    def init() -> Integral:
+        sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
+        return Integral(start, start.astype(dtype) + jnp.inf, sums)
+
+    def done(state: Integral) -> jax.Array:
         # NaN compares false, so a broken example stops as soon as the first two rules are there.
-        return (done < points) & ((done < 2 * FIRST) | (reached > tolerance))
+        goes_on = (state.points < points) & (
+            (state.points < 2 * FIRST) | (state.error > tolerance)
+        )
+        return ~goes_on
 
-    def chunk(state: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
-        done, reached, sums = state
-        t, w = _row(nodes, done // size), _row(weights, done // size)
-        values = jax.vmap(call)(t)
-        sums = jax.tree.map(lambda s, v: s + outer(w, v), sums, values)
-        done = done + size
-        at = level(done)
-        completes = jnp.any(ends[1:] == done)
-        reached = jnp.where(completes, error(sums, jnp.maximum(at, 1)), reached)
-        return done, reached, sums
+    def advance(state: Integral) -> Integral:
+        end = jnp.minimum(jnp.maximum(2 * state.points, 2 * FIRST), points)
 
-    sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
-    done, reached, sums = jax.lax.while_loop(unfinished, chunk, (start, unknown, sums))
-    at = level(done)
-    # The two ends are points too; the filler is none.
-    return Integral(jax.tree.map(lambda s: _row(s, at), sums), reached, done + 1)
+        def chunk(inner: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            at, sums = inner
+            t, w = _row(nodes, at // size), _row(weights, at // size)
+            values = jax.vmap(call)(t)
+            return at + size, jax.tree.map(lambda s, v: s + outer(w, v), sums, values)
+
+        reached, sums = jax.lax.while_loop(
+            lambda inner: inner[0] < end, chunk, (state.points, state.sums)
+        )
+        return Integral(reached, error(sums, level(reached)), sums)
+
+    def values(state: Integral) -> tuple[Any, jax.Array]:
+        # The two ends are points too; the filler is none.
+        return by_level(state.sums, level(state.points)), state.points + 1
+
+    return Rounds(init, advance, done, values)
+
+
+def integrate(rounds: Rounds) -> Integral:
+    """All rounds, in one loop."""
+    goes_on = lambda state: ~rounds.done(state)
+    return jax.lax.while_loop(goes_on, rounds.advance, rounds.init())
 
 
 def _row(table: jax.Array, index: jax.Array) -> jax.Array:

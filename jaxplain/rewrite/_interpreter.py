@@ -64,14 +64,10 @@ def interpret(
         The list of outputs, flat.
     """
     environment: dict[Any, Any] = {}
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else environment[atom]
-
     environment.update(zip(program.jaxpr.constvars, program.consts, strict=True))
     environment.update(zip(program.jaxpr.invars, inputs, strict=True))
     for equation in program.jaxpr.eqns:
-        values = [read(atom) for atom in equation.invars]
+        values = [read(environment, atom) for atom in equation.invars]
         rule = rules.get(equation.primitive.name)
         outputs = None if rule is None else rule(platform, *values, **equation.params)
         if outputs is None:
@@ -79,7 +75,58 @@ def interpret(
         elif not isinstance(outputs, list):
             outputs = [outputs]
         environment.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in program.jaxpr.outvars]
+    return [read(environment, atom) for atom in program.jaxpr.outvars]
+
+
+def opened(program: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """The same program with its `jit`s opened, however nested, into one list of equations.
+
+    A `jit` that asks for shardings is kept whole: opened it would lose them.
+    """
+
+    def open_jit(platform: str | None, *inputs: Any, **params: Any) -> list[Any] | None:
+        shardings = (*params["in_shardings"], *params["out_shardings"])
+        if any(isinstance(sharding, jax.sharding.Sharding) for sharding in shardings):
+            return None
+        return interpret(params["jaxpr"], rules, *inputs)
+
+    rules = {"jit": open_jit, "pjit": open_jit}
+    abstract = [variable.aval for variable in program.jaxpr.invars]
+    return jax.make_jaxpr(lambda *inputs: interpret(program, rules, *inputs))(*abstract)
+
+
+def live(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
+    """The equations that the outputs depend on, and those with effects."""
+    wanted, kept = set(_variables(jaxpr.outvars)), []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or any(out in wanted for out in equation.outvars):
+            wanted.update(_variables(equation.invars))
+            kept.append(equation)
+    return kept[::-1]
+
+
+def run(equations: Sequence[jex.JaxprEqn], environment: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The environment, a value for each variable, after these equations."""
+    environment = dict(environment)
+    for equation in equations:
+        values = [read(environment, atom) for atom in equation.invars]
+        outputs = _evaluate_equation(equation, {}, values, None)
+        environment.update(zip(equation.outvars, outputs, strict=True))
+    return environment
+
+
+def read(environment: Mapping[Any, Any], atom: Any) -> Any:
+    """The value of an operand, which may be a literal."""
+    return atom.val if isinstance(atom, jex.Literal) else environment[atom]
+
+
+def look_up(table: Mapping[Any, Any], atom: Any, of_literal: Any) -> Any:
+    """What a table of variables says of an operand; `of_literal` for a literal."""
+    return of_literal if isinstance(atom, jex.Literal) else table[atom]
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, jex.Literal)]
 
 
 def contains(jaxpr: jex.Jaxpr, rules: Rules) -> bool:
