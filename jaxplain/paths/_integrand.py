@@ -130,7 +130,8 @@ def _time_dtype(x: Any) -> Any:
 def _checked(point: Any, x: Any) -> Any:
     """The point of a user's path, which must be a tree like x; with the dtypes of x."""
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    if jax.tree.structure(point) != jax.tree.structure(x) or shapes(point) != shapes(x):
+    structure: Any = jax.tree.structure(point)
+    if structure != jax.tree.structure(x) or shapes(point) != shapes(x):
         raise ValueError(
             "path must return a point like x, a tree with the same shapes, but returned "
             f"{shapes(point)} where x is {shapes(x)}."

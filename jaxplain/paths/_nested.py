@@ -184,9 +184,7 @@ def rounds(
 
     def done(state: Integral) -> jax.Array:
         # NaN compares false, so a broken example stops as soon as the first two rules are there.
-        goes_on = (state.points < points) & (
-            (state.points < 2 * FIRST) | (state.error > tolerance)
-        )
+        goes_on = (state.points < points) & ((state.points < 2 * FIRST) | (state.error > tolerance))
         return ~goes_on
 
     def advance(state: Integral) -> Integral:

@@ -130,8 +130,7 @@ def split(function: Callable[[Any], Any], x: Any) -> Split | None:
         outputs = [_interpreter.read(environment, atom) for atom in jaxpr.outvars]
         return jax.tree.unflatten(jax.tree.structure(output), outputs)
 
-    size = lambda variables: sum(math.prod(v.aval.shape) for v in variables)
-    return Split(apply_prefix, rest, flops, size(jaxpr.invars), size(cut))
+    return Split(apply_prefix, rest, flops, _size(jaxpr.invars), _size(cut))
 
 
 def _kind(kinds: Sequence[int], equation: Any) -> int:
@@ -147,20 +146,32 @@ def _kind(kinds: Sequence[int], equation: Any) -> int:
 def _cut(jaxpr: Any, equations: Sequence[Any], kinds: dict[Any, int], made_by: Any) -> list[Any]:
     """The affine values that the rest reads; `kinds` is changed where the cut moves back.
 
-    An equation at the cut that only makes its operand larger (a broadcast, a padding) belongs to
-    the rest: the line is then drawn between the smaller arrays.
+    What stands at the cut but is larger than what the last contractions before it (or x) left, by
+    a broadcast or a padding, is made by the rest: the line is drawn between the smaller arrays.
     """
-    while True:
-        readers = [e for e in equations if kinds[e.outvars[0]] == _OTHER]
-        read = [a for e in readers for a in e.invars] + list(jaxpr.outvars)
-        cut = _affine_variables(read, kinds)
-        grown = [
-            made_by[v] for v in cut if v in made_by and _grows(made_by[v], kinds, frozenset(cut))
-        ]
-        if not grown:
-            return cut
-        for equation in grown:
-            kinds.update(dict.fromkeys(equation.outvars, _OTHER))
+    read = [a for e in equations if kinds[e.outvars[0]] == _OTHER for a in e.invars]
+    cut = _affine_variables([*read, *jaxpr.outvars], kinds)
+    for variable in cut:
+        sources, between = _sources(variable, kinds, made_by)
+        if between and _size(sources - set(cut)) < _size([variable]):
+            for equation in between:
+                kinds.update(dict.fromkeys(equation.outvars, _OTHER))
+            return _cut(jaxpr, equations, kinds, made_by)
+    return cut
+
+
+def _sources(variable: Any, kinds: Mapping[Any, int], made_by: Any) -> tuple[set[Any], list[Any]]:
+    """The outputs of contractions, or of x, that an affine value is made of without another one."""
+    sources, between, pending = set(), [], [variable]
+    while pending:
+        variable = pending.pop()
+        equation = made_by.get(variable)
+        if equation is None or _contraction_flops(equation):
+            sources.add(variable)
+        else:
+            between.append(equation)
+            pending += _affine_variables(equation.invars, kinds)
+    return sources, between
 
 
 def _affine_variables(atoms: Iterable[Any], kinds: Mapping[Any, int]) -> list[Any]:
@@ -168,12 +179,8 @@ def _affine_variables(atoms: Iterable[Any], kinds: Mapping[Any, int]) -> list[An
     return list(dict.fromkeys(atom for atom in atoms if is_affine(atom)))
 
 
-def _grows(equation: Any, kinds: Mapping[Any, int], cut: frozenset[Any]) -> bool:
-    if _contraction_flops(equation):
-        return False
-    read = [v for v in _affine_variables(equation.invars, kinds) if v not in cut]
-    before = sum(math.prod(v.aval.shape) for v in read)
-    return before < sum(math.prod(v.aval.shape) for v in equation.outvars)
+def _size(variables: Iterable[Any]) -> int:
+    return sum(math.prod(variable.aval.shape) for variable in variables)
 
 
 def _contraction_flops(equation: Any) -> int:

@@ -6,7 +6,14 @@ import pytest
 from jaxplain import paths
 from jaxplain.paths import quadrature
 
-RULES = [getattr(paths, name) for name in quadrature.__all__]
+RULES = [
+    *(
+        getattr(paths, name)
+        for name in quadrature.__all__
+        if name not in ("composite", "gauss_kronrod")
+    ),
+    paths.composite(paths.gauss_legendre, 1),
+]
 rules = pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
 
 
@@ -73,3 +80,57 @@ def test_bad_steps(rule):
 def test_rules_of_two_ends_want_two(rule):
     with pytest.raises(ValueError, match="at least 2, but is 1"):
         rule(1)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 7, 15, 30])
+def test_gauss_kronrod_extends_gauss(m):
+    """Exact to degree 3 m + 1 (one more for odd m, by symmetry), and not beyond."""
+    nodes, weights = paths.gauss_kronrod(2 * m + 1)
+    inner, _ = paths.gauss_legendre(m)
+    np.testing.assert_allclose(nodes[1::2], inner, atol=1e-15)
+    assert nodes.shape == weights.shape == (2 * m + 1,)
+    assert (np.diff(nodes) > 0).all()
+    assert (weights > 0).all()
+    degree = 3 * m + 1 + m % 2
+    for power in range(degree + 1):
+        assert abs(weights @ nodes**power - 1 / (power + 1)) < 1e-14
+    if m <= 4:  # beyond, the error of one more degree is below rounding
+        assert abs(weights @ nodes ** (degree + 1) - 1 / (degree + 2)) > 1e-13
+
+
+def test_gauss_kronrod_against_published_nodes():
+    """The rule (G7, K15) on [-1, 1], as QUADPACK tabulates it (Piessens et al. 1983)."""
+    nodes, weights = paths.gauss_kronrod(15)
+    np.testing.assert_allclose(2 * nodes[-1] - 1, 0.991455371120812639206854697526329, atol=1e-15)
+    np.testing.assert_allclose(2 * weights[-1], 0.022935322010529224963732008058970, atol=1e-15)
+    np.testing.assert_allclose(2 * weights[7], 0.209482141084727828012999174891714, atol=1e-15)
+
+
+def test_gauss_kronrod_wants_odd():
+    with pytest.raises(ValueError, match=r"must be odd, 2 m \+ 1, but is 8. Near it: 7 and 9"):
+        paths.gauss_kronrod(8)
+    with pytest.raises(ValueError, match="at least 3, but is 1"):
+        paths.gauss_kronrod(1)
+
+
+@pytest.mark.parametrize("panels", [2, 5])
+def test_composite(panels):
+    """Exact panel by panel: for a function that is a cubic on each panel and jumps between them."""
+    nodes, weights = paths.composite(paths.gauss_legendre, panels)(2 * panels)
+    panel = np.floor(nodes * panels)
+    values = (panel + 1) * nodes**3 - panel**2
+    edges = np.arange(panels + 1) / panels
+    fourths = np.diff(edges**4) / 4
+    exact = sum((p + 1) * fourths[p] - p**2 / panels for p in range(panels))
+    assert abs(weights @ values - exact) < 1e-14
+    assert abs(weights.sum() - 1) < 1e-14
+
+
+def test_composite_wants_a_multiple():
+    rule = paths.composite(paths.midpoint, 4)
+    with pytest.raises(ValueError, match=r"multiple of its 4 panels.* Near it: 8 and 12"):
+        rule(10)
+    with pytest.raises(TypeError, match="rule must be a function"):
+        paths.composite("midpoint", 4)
+    with pytest.raises(ValueError, match="panels must be at least 1"):
+        paths.composite(paths.midpoint, 0)
