@@ -29,8 +29,6 @@ from jaxplain import (
     priors,
     rewrite,
     targets,
-    rewrite,
-    targets,
     trees,
 )
 
