@@ -14,6 +14,7 @@ from jaxplain.paths._integrated_hessians import (
 from jaxplain.paths._path_attribution import path_attribution
 from jaxplain.paths._product import product
 from jaxplain.paths._result import PathAttribution
+from jaxplain.paths._rounds import rounds
 from jaxplain.paths._straight_line import straight_line
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
@@ -44,6 +45,7 @@ __all__ = [
     "path_attribution",
     "product",
     "right_riemann",
+    "rounds",
     "straight_line",
     "trapezoid",
 ]

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
 from jaxplain.paths import _interactions
-from jaxplain.paths._straight_line import line_between
 from jaxplain.paths._log_rule import log_rule
 from jaxplain.paths._result import from_baseline
+from jaxplain.paths._straight_line import line_between
 from jaxplain.rewrite import _fast
 
 

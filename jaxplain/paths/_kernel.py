@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import checks, trees
-from jaxplain.evaluate import both, evaluate, stack, weighted_sum
+from jaxplain import checks
+from jaxplain.evaluate import Rounds, both, evaluate, stack, weighted_sum
 from jaxplain.paths import _integrand, _nested
 from jaxplain.paths._result import PathAttribution, result
 from jaxplain.paths.quadrature import gauss_legendre
@@ -42,9 +42,10 @@ def path_kernel(
             "steps and rule fix the nodes, tolerance chooses their number (by nested "
             "Clenshaw-Curtis rules): give one or the other."
         )
-    checks.tolerance(tolerance)
-    plan = _nested.schedule(257 if max_steps is None else checks.integer(max_steps, "max_steps"))
-    return _to_tolerance(f, path, plan, tolerance, chunk_size, hoist)
+    explain, _ = in_rounds(
+        f, path, tolerance=tolerance, max_steps=max_steps, chunk_size=chunk_size, hoist=hoist
+    )
+    return explain
 
 
 def _merged(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,32 +88,37 @@ def _fixed(
     return explain
 
 
-def _to_tolerance(
+def in_rounds(
     f: Callable[..., jax.Array],
     path: _integrand.Path,
-    plan: _nested.Schedule,
+    *,
     tolerance: Any,
+    max_steps: int | None,
     chunk_size: int,
     hoist: bool,
-) -> Kernel:
-    def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        points = len(plan.nodes)
-        integrand = _integrand.along(path, f, x, baseline, args, points=points, hoist=hoist)
-        # The outputs at the two ends are needed anyway; their gradients belong to every level.
-        (baseline_output, first), (output, last) = integrand.ends()
-        rise = trees.subtract(trees.widen(output), trees.widen(baseline_output))
-        rounds = _nested.rounds(
-            lambda t: integrand.at(t)[1],
-            (first, last),
-            rise,
-            integrand.attribute,
-            plan,
-            tolerance,
-            chunk_size,
-        )
-        reached = _nested.integrate(rounds)
-        values, evaluations = rounds.values(reached)
-        outputs = (baseline_output, output)
-        return result(x, baseline, outputs, values, error=reached.error, evaluations=evaluations)
+) -> tuple[Kernel, Rounds]:
+    """The tolerance form, whole and in rounds."""
+    checks.tolerance(tolerance)
+    plan = _nested.schedule(257 if max_steps is None else checks.integer(max_steps, "max_steps"))
+    points = len(plan.nodes)
 
-    return explain
+    def steps(x: Any, baseline: Any, *args: Any) -> _nested.Steps:
+        integrand = _integrand.along(path, f, x, baseline, args, points=points, hoist=hoist)
+        return _nested.steps(integrand, plan, tolerance, chunk_size)
+
+    def finish(state: _nested.Integral, x: Any, baseline: Any, *args: Any) -> PathAttribution:
+        values, evaluations = steps(x, baseline, *args).values(state)
+        return result(
+            x, baseline, state.outputs, values, error=state.error, evaluations=evaluations
+        )
+
+    def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+        return finish(_nested.integrate(steps(x, baseline, *args)), x, baseline, *args)
+
+    rounds = Rounds(
+        init=lambda *arguments: steps(*arguments).init(),
+        advance=lambda state, *arguments: steps(*arguments).advance(state),
+        done=lambda state, *arguments: steps(*arguments).done(state),
+        finish=finish,
+    )
+    return explain, rounds

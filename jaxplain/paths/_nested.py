@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import trees
+from jaxplain.paths._integrand import Integrand
 from jaxplain.paths.quadrature import clenshaw_curtis
 from jaxplain.rewrite import _fast
 
@@ -95,14 +96,16 @@ class Integral(NamedTuple):
         points: how many points of the schedule are in, int32.
         error: the estimated relative error; infinite before the second level is complete.
         sums: the integral by each level's rule, as far as it is filled; a leading axis of levels.
+        outputs: f at t = 0 and at t = 1.
     """
 
     points: jax.Array
     error: jax.Array
     sums: Any
+    outputs: tuple[jax.Array, jax.Array]
 
 
-class Rounds(NamedTuple):
+class Steps(NamedTuple):
     """Integration in rounds: each one completes a level.
 
     Attributes:
@@ -118,42 +121,29 @@ class Rounds(NamedTuple):
     values: Callable[[Integral], tuple[Any, jax.Array]]
 
 
-def rounds(
-    gradient: Callable[[jax.Array], Any],
-    at_ends: tuple[Any, Any],
-    rise: jax.Array,
-    attribute: Callable[[Any], Any],
-    plan: Schedule,
-    tolerance: Any,
-    chunk_size: int,
-) -> Rounds:
-    """Integrates `gradient` over [0, 1] until `attribute(integral)` is within `tolerance`.
+def integrate(steps: Steps) -> Integral:
+    """All rounds, in one loop."""
+    goes_on = lambda state: ~steps.done(state)
+    return jax.lax.while_loop(goes_on, steps.advance, steps.init())
+
+
+def steps(integrand: Integrand, plan: Schedule, tolerance: Any, chunk_size: int) -> Steps:
+    """Integrates until `integrand.attribute(integral)` is within `tolerance`.
 
     Args:
-        gradient: from t to a tree of arrays.
-        at_ends: the gradients at t = 0 and at t = 1.
-        rise: f at t = 1 less f at t = 0.
-        attribute: linear, from an integral of gradients in float32 or wider to the values.
+        integrand: f along a path.
         plan: from `schedule`.
         tolerance: relative, in the Euclidean norm of the values; may be traced.
         chunk_size: the most points evaluated at once; rounded down to a power of two, at most 16.
     """
     size = 1 << (min(chunk_size, FIRST).bit_length() - 1)
     levels, points = plan.weights.shape
-    chunks = points // size
-    both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, at_ends))
-    dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(both)))
+    chunks, dtype = points // size, integrand.dtype
     nodes = jnp.asarray(plan.nodes.reshape(chunks, size), dtype)
     weights = jnp.asarray(plan.weights.reshape(levels, chunks, size).swapaxes(0, 1), dtype)
     end_weights = jnp.asarray(plan.end_weights[:, None], dtype)
-    ends = jnp.asarray(FIRST * 2 ** np.arange(levels), jnp.int32)
+    counts = jnp.asarray(FIRST * 2 ** np.arange(levels), jnp.int32)
     tolerance = jnp.asarray(tolerance, dtype)
-
-    # The loops start from values that depend on the gradients, and so have their type: on a mesh a
-    # loop that starts from literals cannot be batched (jax 0.10.2), nor differ between devices.
-    never = jnp.isfinite(trees.total(both)) & False
-    start = never.astype(jnp.int32)
-    call, _ = _fast.staged(gradient, jax.eval_shape(lambda: _row(nodes, start)[0]))
 
     def outer(weights: jax.Array, values: jax.Array) -> jax.Array:
         """(levels, chunk), (chunk, ...) -> (levels, ...), summed over the chunk."""
@@ -164,23 +154,33 @@ def rounds(
 
     def level(points: jax.Array) -> jax.Array:
         """The level that this many points complete."""
-        return jnp.sum(ends < points, dtype=jnp.int32)
+        return jnp.sum(counts < points, dtype=jnp.int32)
 
     def by_level(sums: Any, at: jax.Array) -> Any:
-        return attribute(jax.tree.map(lambda s: _row(s, at), sums))
+        return integrand.attribute(jax.tree.map(lambda s: _row(s, at), sums))
 
-    def error(sums: Any, at: jax.Array) -> jax.Array:
-        this, last = by_level(sums, at), by_level(sums, at - 1)
+    def error(state: Integral) -> jax.Array:
+        at = level(state.points)
+        this, last = by_level(state.sums, at), by_level(state.sums, at - 1)
         norm = trees.norm(this)
         moved = SAFETY * trees.norm(trees.subtract(this, last))
+        rise = trees.subtract(*map(trees.widen, state.outputs[::-1])).astype(norm.dtype)
         elements = sum(leaf.size for leaf in jax.tree.leaves(this))
-        missing = jnp.abs(trees.total(this) - rise.astype(norm.dtype)) / float(np.sqrt(elements))
+        missing = jnp.abs(trees.total(this) - rise) / float(np.sqrt(elements))
         ratio = jnp.maximum(moved, missing) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
         return ratio.astype(dtype)
 
     def init() -> Integral:
+        # The outputs at the two ends are needed anyway; their gradients belong to every level.
+        (first_output, first), (last_output, last) = integrand.ends()
+        both = jax.tree.map(lambda g, h: g + h, *map(trees.widen, (first, last)))
         sums = jax.tree.map(lambda g: outer(end_weights, g[None]), both)
-        return Integral(start, start.astype(dtype) + jnp.inf, sums)
+        # The loops start from values that depend on the gradients, and so have their type: on a
+        # mesh a loop that starts from literals cannot be batched (jax 0.10.2), nor differ between
+        # devices.
+        start = (jnp.isfinite(trees.total(both)) & False).astype(jnp.int32)
+        unknown = start.astype(dtype) + jnp.inf
+        return Integral(start, unknown, sums, (first_output, last_output))
 
     def done(state: Integral) -> jax.Array:
         # NaN compares false, so a broken example stops as soon as the first two rules are there.
@@ -189,6 +189,8 @@ def rounds(
 
     def advance(state: Integral) -> Integral:
         end = jnp.minimum(jnp.maximum(2 * state.points, 2 * FIRST), points)
+        one = jax.eval_shape(lambda: _row(nodes, state.points)[0])
+        call, _ = _fast.staged(lambda t: integrand.at(t)[1], one)
 
         def chunk(inner: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
             at, sums = inner
@@ -199,19 +201,14 @@ def rounds(
         reached, sums = jax.lax.while_loop(
             lambda inner: inner[0] < end, chunk, (state.points, state.sums)
         )
-        return Integral(reached, error(sums, level(reached)), sums)
+        state = state._replace(points=reached, sums=sums)
+        return state._replace(error=error(state))
 
     def values(state: Integral) -> tuple[Any, jax.Array]:
         # The two ends are points too; the filler is none.
         return by_level(state.sums, level(state.points)), state.points + 1
 
-    return Rounds(init, advance, done, values)
-
-
-def integrate(rounds: Rounds) -> Integral:
-    """All rounds, in one loop."""
-    goes_on = lambda state: ~rounds.done(state)
-    return jax.lax.while_loop(goes_on, rounds.advance, rounds.init())
+    return Steps(init, advance, done, values)
 
 
 def _row(table: jax.Array, index: jax.Array) -> jax.Array:

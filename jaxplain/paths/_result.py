@@ -63,22 +63,28 @@ def result(
 def from_baseline(
     f: Callable[..., jax.Array], kernel: Callable[..., PathAttribution]
 ) -> Callable[..., PathAttribution]:
-    """`explain(x, baseline, *args)`: checked, placed on the mesh, and jitted.
-
-    Inside, `x` and `baseline` are trees of arrays, as sharded and as varying over a mesh as either
-    is, or `f`.
-    """
+    """`explain(x, baseline, *args)`: checked, placed on the mesh, and jitted."""
 
     @jax.jit
-    def placed(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        x = trees.place_like(x, jax.eval_shape(trees.subtract, x, baseline))
-        x = trees.vary_with_output(f, x, *args)
-        return kernel(x, trees.place_like(baseline, x), *args)
+    def program(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+        return kernel(*placed(f, x, baseline, args), *args)
 
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
-        x = checks.explained(x)
-        baseline = checks.like(baseline, x, "baseline")
-        checks.arrays(args, "each argument after the baseline")
-        return placed(x, baseline, *args)
+        return program(*checked(x, baseline, *args))
 
     return explain
+
+
+def checked(x: Any, baseline: Any, *args: Any) -> tuple[Any, ...]:
+    """The arguments of an explanation that starts from a baseline: trees of arrays that match."""
+    x = checks.explained(x)
+    baseline = checks.like(baseline, x, "baseline")
+    checks.arrays(args, "each argument after the baseline")
+    return x, baseline, *args
+
+
+def placed(f: Callable[..., jax.Array], x: Any, baseline: Any, args: Any) -> tuple[Any, Any]:
+    """X and the baseline, as sharded and as varying over a mesh as either is, or f."""
+    x = trees.place_like(x, jax.eval_shape(trees.subtract, x, baseline))
+    x = trees.vary_with_output(f, x, *args)
+    return x, trees.place_like(baseline, x)

@@ -111,12 +111,12 @@ def split(function: Callable[[Any], Any], x: Any) -> Split | None:
         kind = _kind([_interpreter.look_up(kinds, a, _CONSTANT) for a in equation.invars], equation)
         kinds.update(dict.fromkeys(equation.outvars, kind))
     cut = _cut(jaxpr, equations, kinds, made_by)
-    prefix = [e for e in equations if kinds[e.outvars[0]] == _AFFINE]
+    prefix = _of_kind(_AFFINE, equations, kinds)
     flops = sum(_contraction_flops(equation) for equation in prefix)
     if not flops:
         return None
-    constants = [e for e in equations if kinds[e.outvars[0]] == _CONSTANT]
-    others = [e for e in equations if kinds[e.outvars[0]] == _OTHER]
+    constants = _of_kind(_CONSTANT, equations, kinds)
+    others = _of_kind(_OTHER, equations, kinds)
     known = dict(zip(jaxpr.constvars, program.consts, strict=True))
     known = _interpreter.run(constants, known)
 
@@ -143,13 +143,19 @@ def _kind(kinds: Sequence[int], equation: Any) -> int:
     return _AFFINE if is_float else _OTHER
 
 
+def _of_kind(kind: int, equations: Sequence[Any], kinds: Mapping[Any, int]) -> list[Any]:
+    """The equations whose outputs are of this kind; one without outputs has effects."""
+    of = lambda equation: kinds[equation.outvars[0]] if equation.outvars else _OTHER
+    return [equation for equation in equations if of(equation) == kind]
+
+
 def _cut(jaxpr: Any, equations: Sequence[Any], kinds: dict[Any, int], made_by: Any) -> list[Any]:
     """The affine values that the rest reads; `kinds` is changed where the cut moves back.
 
     What stands at the cut but is larger than what the last contractions before it (or x) left, by
     a broadcast or a padding, is made by the rest: the line is drawn between the smaller arrays.
     """
-    read = [a for e in equations if kinds[e.outvars[0]] == _OTHER for a in e.invars]
+    read = [atom for equation in _of_kind(_OTHER, equations, kinds) for atom in equation.invars]
     cut = _affine_variables([*read, *jaxpr.outvars], kinds)
     for variable in cut:
         sources, between = _sources(variable, kinds, made_by)

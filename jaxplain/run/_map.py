@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxplain import store
+from jaxplain.evaluate import Rounds
 from jaxplain.run._program import prepare
 from jaxplain.run._progress import Progress
 
@@ -61,7 +62,7 @@ class Summary(NamedTuple):
 
 
 def map(
-    explain: Callable[..., Any],
+    explain: Callable[..., Any] | Rounds,
     source: Any,
     out: str | os.PathLike[str],
     *,
@@ -84,7 +85,8 @@ def map(
 
     Args:
         explain: a function of one example, such as a jaxplain kernel; `vmap` and `jit` are applied
-            here. It may return any tree of arrays.
+            here. It may return any tree of arrays. Or `Rounds`, such as `jaxplain.paths.rounds`
+            makes: between rounds the examples that are done leave the batch.
         source: the examples: an array or a tree of arrays with one leading axis (numpy,
             memory-mapped, zarr by tensorstore); a tuple of such for several arguments; or an
             iterator of batches of these, of any sizes.

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxplain import store
+from jaxplain.evaluate import Rounds
 from jaxplain.run._program import prepare
 
 
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    explain: Callable[..., Any],
+    explain: Callable[..., Any] | Rounds,
     source: Any,
     *,
     shared: tuple[Any, ...] = (),

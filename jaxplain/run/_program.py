@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks
+from jaxplain.evaluate import Rounds
 from jaxplain.run import _source
+from jaxplain.run._in_rounds import BatchInRounds
 
 _EXAMPLES_PER_DEVICE = 32
 
@@ -42,7 +44,7 @@ class Program(NamedTuple):
 
 
 def prepare(
-    explain: Callable[..., Any],
+    explain: Callable[..., Any] | Rounds,
     source: Any,
     *,
     shared: tuple[Any, ...],
@@ -51,7 +53,8 @@ def prepare(
     batch_size: int | None,
 ) -> Program:
     """Checks the arguments of a run and compiles its program. See `jaxplain.run.map`."""
-    checks.function(explain, "explain")
+    if not isinstance(explain, Rounds):
+        checks.function(explain, "explain")
     if key is not None:
         checks.key(key)
     shared = _shared(shared)
@@ -66,9 +69,16 @@ def prepare(
     key = key if key is None else jax.device_put(key, replicated)
     of_batch = lambda row: jax.ShapeDtypeStruct((size, *row.shape), row.dtype, sharding=by_example)
     index, rows = jax.tree.map(of_batch, (jax.ShapeDtypeStruct((), jnp.uint32), examples.types))
-    function = jax.jit(_over_examples(explain), out_shardings=by_example)
-    lowered = function.lower(key, index, rows, shared)
-    compiled = lowered.compile()
+    arguments = key, index, rows, shared
+    lowered: Any
+    compiled: Any
+    if isinstance(explain, Rounds):
+        lowered = compiled = BatchInRounds(
+            explain, _over_examples, arguments, size, mesh.size, by_example
+        )
+    else:
+        lowered = jax.jit(_over_examples(explain), out_shardings=by_example).lower(*arguments)
+        compiled = lowered.compile()
     compile_seconds = time.perf_counter() - started
 
     def run(batch: _source.Batch) -> Any:

@@ -227,3 +227,92 @@ def test_bad_calls(tmp_path):
             mapped(path, **arguments)
         assert not path.exists() or not (path / "values").exists() or "one kind" in message
         shutil.rmtree(path, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------ in rounds
+
+
+def uneven(x, label, w):
+    """Examples from nearly linear to full of waves: some take the first two rules, some all."""
+    return jnp.sum(jnp.sin(x * (1 + 20 * label.astype(jnp.float32)))) + jnp.sum(jnp.tanh(x @ w))
+
+
+def rounds(**options):
+    steps = jaxplain.paths.rounds(uneven, tolerance=1e-4, chunk_size=4, **options)
+    return steps.with_arguments(lambda x, label, w: (x, jnp.zeros_like(x), label, w))
+
+
+@pytest.mark.parametrize("batch_size", [8, 16, 24])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_rounds_give_what_one_program_gives(tmp_path, batch_size, devices):
+    """The same values and, example by example, the same number of gradients."""
+    mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,))
+    mapped(tmp_path / "s", function=rounds(), batch_size=batch_size, mesh=mesh)
+    whole = jaxplain.integrated_gradients(uneven, tolerance=1e-4, chunk_size=4)
+    expected = jax.vmap(lambda x, label: whole(x, jnp.zeros_like(x), label, W))(X, LABELS)
+    evaluations = read(tmp_path / "s", "evaluations")
+    np.testing.assert_array_equal(evaluations, expected.evaluations)
+    assert len(set(evaluations.tolist())) >= 3, "the examples should differ"
+    for name, leaf in expected._asdict().items():
+        np.testing.assert_allclose(read(tmp_path / "s", name), leaf, rtol=1e-4, atol=1e-5)
+
+
+def test_rounds_are_spent_on_unfinished_examples_alone(tmp_path):
+    """What is evaluated, counted on the host in the loop itself, against what was needed."""
+    points = []
+    count = lambda x: points.append(1)
+
+    def counted(x, label, w):
+        jax.debug.callback(count, x[0])
+        return uneven(x, label, w)
+
+    steps = jaxplain.paths.rounds(counted, tolerance=1e-4, chunk_size=4)
+    steps = steps.with_arguments(lambda x, label, w: (x, jnp.zeros_like(x), label, w))
+    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+    mapped(tmp_path / "s", function=steps, batch_size=32, mesh=mesh)
+    jax.effects_barrier()
+    evaluations = read(tmp_path / "s", "evaluations").astype(int)
+    assert len(points) >= evaluations.sum()
+    padded = 64 / N  # the last batch is filled up
+    assert len(points) < 1.7 * padded * evaluations.sum()
+    assert len(points) < 0.8 * 64 * evaluations.max(), "what one program for the batch takes"
+
+
+def test_rounds_go_on_after_a_cut(tmp_path):
+    mapped(tmp_path / "whole", function=rounds(), batch_size=8)
+    mapped(tmp_path / "cut", function=rounds(), batch_size=8)
+    for array in ("values", "evaluations"):
+        chunks = sorted((tmp_path / "cut" / array / "c").iterdir(), key=lambda p: int(p.name))
+        path = chunks[3]
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    summary = mapped(tmp_path / "cut", function=rounds(), batch_size=8, resume=True)
+    assert summary.computed == 8
+    for name in ("values", "error", "evaluations"):
+        np.testing.assert_array_equal(read(tmp_path / "cut", name), read(tmp_path / "whole", name))
+    with pytest.raises(ValueError, match="program"):
+        mapped(tmp_path / "cut", function=rounds(max_steps=65), batch_size=8, resume=True)
+
+
+def test_rounds_with_a_key(tmp_path):
+    """The key of an example reaches each of the four functions, the same at any batch size."""
+    draws = jaxplain.evaluate.Rounds(
+        init=lambda key, x: (jax.random.uniform(key), jnp.int32(0)),
+        advance=lambda state, key, x: (state[0] + jax.random.uniform(key), state[1] + 1),
+        done=lambda state, key, x: state[0] > 2,
+        finish=lambda state, key, x: {"sum": state[0], "rounds": state[1]},
+    )
+    for size in (8, 24):
+        mapped(tmp_path / str(size), X, draws, (), size, key=jax.random.key(3))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(3), jnp.arange(N, dtype=jnp.uint32)
+    )
+    each = np.asarray(jax.vmap(jax.random.uniform)(keys))
+    needed = np.array([next(k for k in itertools.count(1) if u * (k + 1) > 2) for u in each])
+    for size in (8, 24):
+        np.testing.assert_array_equal(read(tmp_path / str(size), "rounds"), needed)
+
+
+def test_plan_of_rounds():
+    plan = run.plan(rounds(), (X, LABELS), shared=(W,), batch_size=8)
+    assert plan.batches == 7
+    assert plan.fields["values"].shape == (6,)
