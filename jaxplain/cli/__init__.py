@@ -161,6 +161,21 @@ def _parser() -> argparse.ArgumentParser:
         help="zeros (default), mean, or file.npy in units of the data; for methods with a baseline",
     )
     how.add_argument(
+        "--baselines",
+        default="64",
+        metavar="N",
+        help=(
+            "how many examples of the data to compare with (default: %(default)s), or file.npy "
+            "with one in each row; for methods with several baselines"
+        ),
+    )
+    how.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of methods that draw at random (default: %(default)s)",
+    )
+    how.add_argument(
         "--batch-size",
         type=int,
         help="examples at once over all devices (default: 32 for each device)",
@@ -297,6 +312,8 @@ def _request(options: argparse.Namespace, method: Any, keywords: dict[str, Any])
         score=options.score,
         target=_target(options.target),
         baseline=_baseline(options.baseline),
+        baselines=_baselines(options.baselines),
+        seed=options.seed,
         scale=scale,
         quality=options.quality,
         about=about,
@@ -332,6 +349,16 @@ def _baseline(text: str) -> Any:
 
         return _data.read_numpy(text, "--baseline")
     raise ValueError(f"--baseline must be zeros, mean or file.npy, but is {text!r}.")
+
+
+def _baselines(text: str) -> Any:
+    if text.endswith(".npy"):
+        from jaxplain.cli import _data
+
+        return _data.read_numpy(text, "--baselines")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--baselines must be a number or file.npy, but is {text!r}.")
+    return int(text)
 
 
 def _print_plan(plan: Any) -> None:

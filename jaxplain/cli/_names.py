@@ -13,8 +13,10 @@ import jaxplain
 
 # The rooms whose functions of f explain one example.
 _METHOD_ROOMS = ("gradients", "paths")
-# Options that have a place of their own on the command line.
-_TAKEN = frozenset({"chunk_size"})
+# Options that have a place of their own on the command line, or are read off the model.
+_TAKEN = frozenset({"chunk_size", "classes"})
+# Functions of f whose result is not one value for each element of the input.
+_NO_METHODS = frozenset({"integrated_hessian_row", "integrated_hessians", "rounds"})
 
 
 def methods() -> dict[str, Callable[..., Any]]:
@@ -24,7 +26,11 @@ def methods() -> dict[str, Callable[..., Any]]:
         module = getattr(jaxplain, room)
         for name in module.__all__:
             value = getattr(module, name)
-            if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters)) == "f":
+            if (
+                name not in _NO_METHODS
+                and inspect.isfunction(value)
+                and next(iter(inspect.signature(value).parameters)) == "f"
+            ):
                 found[f"{room}.{name}"] = value
                 found[name] = value
     return found

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import metrics, run, store, targets
+from jaxplain import metrics, paths, run, store, targets
+from jaxplain.evaluate import Rounds
 
 # The scores that can be explained, and whether they want a label.
 SCORES = {"logit": True, "log_probability": True, "probability": True, "output": False}
@@ -34,6 +35,9 @@ class Request(NamedTuple):
         score: a name in `SCORES`.
         target: "predicted", one class for all, or an array with a class for each example.
         baseline: "zeros", "mean" of the examples, or an array; for methods that want one.
+        baselines: how many examples, spread over the data, or an array with one in each row; for
+            methods that want several.
+        seed: of the key, for methods that draw.
         scale: what the examples are multiplied by, in float32; None leaves them as they are.
         quality: how many examples are tested by deletion and insertion.
         about: what else is recorded.
@@ -49,6 +53,8 @@ class Request(NamedTuple):
     score: str = "logit"
     target: Any = "predicted"
     baseline: Any = "zeros"
+    baselines: Any = 64
+    seed: int = 0
     scale: float | None = None
     quality: int = 64
     about: dict[str, Any] | None = None
@@ -63,12 +69,13 @@ def attribute(
     progress: bool = True,
 ) -> run.Summary:
     """Explains all examples into the store `out`, and tests a sample in `out/quality`."""
-    function, source, shared = _function(request)
+    work = _work(request)
     summary = run.map(
-        function,
-        source(),
+        work.function,
+        work.source(),
         out,
-        shared=shared,
+        shared=work.shared,
+        key=work.key,
         batch_size=batch_size,
         resume=resume,
         about=_about(request),
@@ -76,18 +83,28 @@ def attribute(
     )
     count = min(request.quality, summary.examples)
     if count:
-        _measure(request, out, count, shared, resume=resume, progress=progress)
+        _measure(request, out, count, resume=resume, progress=progress)
     return summary
 
 
 def plan(request: Request, *, batch_size: int | None = None) -> run.Plan:
     """What `attribute` would do."""
-    function, source, shared = _function(request)
-    return run.plan(function, source(), shared=shared, batch_size=batch_size)
+    work = _work(request)
+    return run.plan(
+        work.function, work.source(), shared=work.shared, key=work.key, batch_size=batch_size
+    )
 
 
-def _function(request: Request) -> tuple[Callable[..., Any], Callable[[], Any], tuple[Any, ...]]:
-    """The function of one example, the examples, and what they share."""
+class _Work(NamedTuple):
+    """The function of one example, the examples, what they share, and a key where one is wanted."""
+
+    function: Callable[..., Any] | Rounds
+    source: Callable[[], Any]
+    shared: tuple[Any, ...]
+    key: jax.Array | None
+
+
+def _work(request: Request) -> _Work:
     dtype = getattr(request.examples, "dtype", None)
     dtype = getattr(dtype, "numpy_dtype", dtype)
     if dtype is not None and request.scale is None and not jnp.issubdtype(dtype, jnp.floating):
@@ -95,38 +112,111 @@ def _function(request: Request) -> tuple[Callable[..., Any], Callable[[], Any], 
             f"the data has dtype {dtype}, but must be float to be differentiated: give --scale, "
             "which makes it so: 1/255 for the bytes of pixels, 1 for anything else."
         )
-    explain = request.method(getattr(targets, request.score)(request.apply), **_options(request))
-    wants_baseline = "baseline" in inspect.signature(explain).parameters
+    f, options = _score(request), _options(request)
+    explain = request.method(f, **options)
+    names = inspect.signature(explain).parameters
     wants_label = SCORES[request.score]
     labels = request.target if isinstance(request.target, np.ndarray) else None
-    baseline = _baseline(request) if wants_baseline else None
+    # What the method compares with: one baseline, or a set of rows of the data.
+    compared: Any = None
+    if "baseline" in names:
+        compared = _baseline(request)
+    elif many := [name for name in ("baselines", "references") if name in names]:
+        compared = _several(request, many[0])
 
-    def of_one(x: Any, *rest: Any) -> Any:
-        label, (baseline, params) = (rest[0], rest[1:]) if labels is not None else (None, rest)
+    def arguments(x: Any, *rest: Any) -> tuple[Any, ...]:
+        label, (compared, params) = (rest[0], rest[1:]) if labels is not None else (None, rest)
         x = _scaled(x, request.scale)
-        arguments: tuple[Any, ...] = (params,)
+        after: tuple[Any, ...] = (params,)
         if wants_label:
-            if label is None:
-                label = _label(request, x, params)
-            arguments = (label, params)
-        if wants_baseline:
-            arguments = (_start(baseline, x, request.scale), *arguments)
-        result = explain(x, *arguments)._asdict()
-        return {**result, "target": label} if wants_label else result
+            after = (_label(request, x, params) if label is None else label, params)
+        if "baseline" in names:
+            after = (_start(compared, x, request.scale), *after)
+        elif compared is not None:
+            after = (_scaled(compared, request.scale), *after)
+        return x, *after
+
+    def finish(result: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        return {**result._asdict(), "target": arguments[-2]} if wants_label else result._asdict()
+
+    function: Callable[..., Any] | Rounds
+    if request.method is paths.integrated_gradients and "tolerance" in options:
+        rounds = paths.rounds(f, **options).with_arguments(arguments)
+        function = rounds._replace(
+            finish=lambda state, *given: finish(rounds.finish(state, *given), arguments(*given))
+        )
+    elif "key" in names:
+
+        def function(key: jax.Array, *given: Any) -> dict[str, Any]:
+            made = arguments(*given)
+            return finish(explain(key, *made), made)
+    else:
+
+        def function(*given: Any) -> dict[str, Any]:
+            made = arguments(*given)
+            return finish(explain(*made), made)
 
     def source() -> Any:
         if request.batches is not None:
             return request.batches()
         return request.examples if labels is None else (request.examples, labels)
 
-    return of_one, source, (baseline, request.params)
+    key = jax.random.key(request.seed) if "key" in names else None
+    return _Work(function, source, (compared, request.params), key)
+
+
+def _score(request: Request) -> Callable[..., Any]:
+    """The function of one example that is explained."""
+    score: Callable[..., Any] = getattr(targets, request.score)(request.apply)
+    return score
 
 
 def _options(request: Request) -> dict[str, Any]:
     """The keyword arguments of the method."""
-    if "chunk_size" in inspect.signature(request.method).parameters:
-        return {**request.options, "chunk_size": request.chunk_size}
-    return dict(request.options)
+    options = dict(request.options)
+    names = inspect.signature(request.method).parameters
+    if "chunk_size" in names:
+        options["chunk_size"] = request.chunk_size
+    if "classes" in names:
+        options["classes"] = _classes(request)
+    return options
+
+
+def _classes(request: Request) -> int:
+    """How many scores the model gives."""
+    if not SCORES[request.score]:
+        raise ValueError(
+            f"the method compares classes, but --score {request.score} has none: take --score "
+            "logit, log_probability or probability."
+        )
+    x = jax.tree.map(lambda row: jnp.asarray(row[0]), _first_rows(request, 1))
+    of_one = lambda x, params: _outputs(request, _scaled(x, request.scale), params)
+    return int(jax.eval_shape(of_one, x, request.params).shape[0])
+
+
+def _first_rows(request: Request, count: int) -> Any:
+    """Rows spread over the examples; of an iterator, the first ones of its first batch."""
+    if request.examples is not None:
+        total = request.examples.shape[0]
+        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+        return np.stack([np.asarray(request.examples[int(k)]) for k in chosen])
+    assert request.batches is not None
+    batch = next(iter(request.batches()))
+    batch = batch[0] if isinstance(batch, tuple) else batch
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch)
+
+
+def _several(request: Request, name: str) -> Any:
+    """What each example is compared with: several rows, before scaling."""
+    if isinstance(request.baselines, np.ndarray):
+        shape = None if request.examples is None else tuple(request.examples.shape[1:])
+        if shape is not None and request.baselines.shape[1:] != shape:
+            raise ValueError(
+                f"the {name} must have the shape of one example, {shape}, after their number, but "
+                f"have shape {request.baselines.shape}."
+            )
+        return request.baselines
+    return _first_rows(request, request.baselines)
 
 
 def _label(request: Request, x: Any, params: Any) -> jax.Array:
@@ -196,6 +286,8 @@ def _about(request: Request) -> dict[str, Any]:
         "score": request.score,
         "target": describe(request.target),
         "baseline": describe(request.baseline),
+        "baselines": describe(request.baselines),
+        "seed": request.seed,
         "scale": request.scale,
         **(request.about or {}),
     }
@@ -205,7 +297,6 @@ def _measure(
     request: Request,
     out: pathlib.Path,
     count: int,
-    shared: tuple[Any, ...],
     *,
     resume: bool,
     progress: bool,
@@ -247,7 +338,7 @@ def _measure(
         of_one,
         (chosen.astype(np.int32), x, values, labels),
         out / QUALITY,
-        shared=shared,
+        shared=(_baseline(request), request.params),
         key=jax.random.key(0),
         resume=resume,
         about={"quality of": _about(request)["method"]},

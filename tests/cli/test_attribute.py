@@ -1,5 +1,6 @@
 """`jaxplain attribute`: what is on disk is what the library gives; mistakes are one line."""
 
+import inspect
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import pytest
 
 import jaxplain
 from jaxplain import cli, store
+from jaxplain.cli import _names
 
 
 def read(name, path="out.zarr"):
@@ -279,3 +281,47 @@ def test_kill_and_resume(folder):
         for name in whole.arrays:
             a, b = np.asarray(whole.arrays[name]), np.asarray(cut.arrays[name])
             assert a.tobytes() == b.tobytes(), name
+
+
+# --------------------------------------------------------------------------- every method there is
+
+# What a method takes on the command line beyond its defaults; kept small.
+OPTIONS = {
+    "guided_integrated_gradients": {"steps": 20},
+    "integrated_gradients": {"steps": 4},
+}
+METHODS = sorted(name for name in _names.methods() if "." not in name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method(attribute, name):
+    """The store holds what the method gives in memory, called by hand, example by example."""
+    import my_module
+
+    options = OPTIONS.get(name, {})
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    status, _, error = attribute(
+        "--method", name, "--quality", "2", "--baselines", "5", "--seed", "3", *words
+    )
+    assert status == 0, error
+    apply, params = my_module.load()
+    factory = _names.methods()[name]
+    if "classes" in inspect.signature(factory).parameters:
+        options = options | {"classes": 3}
+    if "chunk_size" in inspect.signature(factory).parameters:
+        options = options | {"chunk_size": 1}
+    explain = factory(jaxplain.targets.logit(apply), **options)
+    x = np.load("x.npz")["x"]
+    labels = jnp.argmax(apply(params, x), axis=1).astype(jnp.int32)
+    numbers = jnp.arange(20, dtype=jnp.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), numbers)
+    rows = jnp.asarray(x[np.linspace(0, 19, 5).astype(int)])
+    given = {"key": keys, "baseline": jnp.zeros_like(x), "baselines": rows, "references": rows}
+    names = [n for n in inspect.signature(explain).parameters if n in (*given, "x")]
+    arguments = [x if n == "x" else given[n] for n in names]
+    axes = [None if n in ("baselines", "references") else 0 for n in names]
+    result = jax.vmap(explain, (*axes, 0, None))(*arguments, labels, params)
+    scale = float(np.abs(result.values).max())
+    np.testing.assert_allclose(read("values"), result.values, atol=1e-4 * scale)
+    assert scale > 0
+    np.testing.assert_array_equal(read("target"), labels)
