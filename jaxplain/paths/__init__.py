@@ -4,6 +4,7 @@ values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 """
 
 from jaxplain.paths._blur import blur, blur_integrated_gradients
+from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
 from jaxplain.paths._integrated_gradients import integrated_gradients
 from jaxplain.paths._integrated_hessians import (
     InteractionRow,
@@ -30,12 +31,14 @@ from jaxplain.paths.quadrature import (
 __all__ = [
     "InteractionRow",
     "Interactions",
+    "ExactAttribution",
     "PathAttribution",
     "blur",
     "blur_integrated_gradients",
     "clenshaw_curtis",
     "composite",
     "gauss_kronrod",
+    "exact_integrated_gradients",
     "gauss_legendre",
     "integrated_gradients",
     "integrated_hessian_row",

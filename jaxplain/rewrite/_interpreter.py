@@ -232,3 +232,70 @@ def _shard_map(
         check_vma=params["check_vma"],
     )
     return list(mapped(*values))
+
+
+def reinterpret(
+    program: jex.ClosedJaxpr,
+    visit: Callable[..., Sequence[Any]],
+    *inputs: Any,
+    wanted: Sequence[bool] | None = None,
+) -> list[Any]:
+    """Evaluates a program in another meaning, whose values may be anything.
+
+    Args:
+        program: its constants and literals are given to `visit` as they are.
+        visit: `visit(equation, wanted, *values) -> outputs`, for each equation that a wanted output
+            depends on; `wanted` says which of its outputs are (the others may be anything).
+            `evaluate` gives an equation's plain meaning, `programs` what it holds.
+        *inputs: one value for each input of the program.
+        wanted: which outputs are wanted; all unless given.
+
+    Returns:
+        The outputs, flat; None in place of those that are not wanted.
+    """
+    jaxpr = program.jaxpr
+    wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
+    results = [atom for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
+    live = {atom for atom in results if not isinstance(atom, jex.Literal)}
+    visits = []
+    for equation in reversed(jaxpr.eqns):
+        uses = [variable in live for variable in equation.outvars]
+        if any(uses):
+            visits.append((equation, uses))
+            live.update(a for a in equation.invars if not isinstance(a, jex.Literal))
+
+    environment: dict[Any, Any] = {}
+
+    def value(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else environment[atom]
+
+    environment.update(zip(jaxpr.constvars, program.consts, strict=True))
+    environment.update(zip(jaxpr.invars, inputs, strict=True))
+    for equation, uses in reversed(visits):
+        outputs = visit(equation, uses, *map(value, equation.invars))
+        environment.update(zip(equation.outvars, outputs, strict=True))
+    return [
+        value(a) if is_wanted else None for a, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
+    ]
+
+
+def evaluate(equation: jex.JaxprEqn, *values: Any) -> list[Any]:
+    """The outputs of one equation in its plain meaning."""
+    return _evaluate_equation(equation, {}, values, None)
+
+
+def programs(equation: jex.JaxprEqn) -> list[jex.ClosedJaxpr]:
+    """The programs that an equation holds, if it is one that may be entered."""
+    found = []
+    for value in equation.params.values() if equation.primitive.name in _ENTERED else ():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, jex.ClosedJaxpr):
+                found.append(item)
+            elif isinstance(item, jex.Jaxpr):
+                found.append(jex.ClosedJaxpr(item, ()))
+    return found
+
+
+def as_function(program: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The program as a function of its inputs, to be called inside a trace and differentiated."""
+    return jex.jaxpr_as_fun(program)
