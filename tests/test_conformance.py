@@ -77,7 +77,7 @@ class Kernel(NamedTuple):
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
     bend: Callable = jnp.sin  # a function of each element that it takes too
-    chunked: bool = True  # has a chunk_size
+    chunks: bool = True  # has a chunk_size
 
 
 def zeros(x):
@@ -117,7 +117,7 @@ KERNELS = {
         modes=("fwd",),  # a while_loop stands in between
         model=piecewise_linear_model,
         bend=lambda x: jnp.abs(x - 0.25),
-        chunked=False,
+        chunks=False,
     ),
     "paths.integrated_gradients": Kernel(
         lambda f, chunk_size: paths.integrated_gradients(f, steps=7, chunk_size=chunk_size),
@@ -742,7 +742,7 @@ def test_bad_input_is_named(name):
                 changed[place] = bad
                 with pytest.raises(error, match=message):
                     explain(*kernel.before(X), X, *changed, LABEL, make_params())
-    if "gradients." not in name and kernel.chunked:
+    if "gradients." not in name and kernel.chunks:
         for chunk_size, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
             with pytest.raises(error, match="chunk_size must be"):
                 kernel.make(model, chunk_size)

@@ -29,16 +29,16 @@ from jaxplain.paths.quadrature import (
 )
 
 __all__ = [
+    "ExactAttribution",
     "InteractionRow",
     "Interactions",
-    "ExactAttribution",
     "PathAttribution",
     "blur",
     "blur_integrated_gradients",
     "clenshaw_curtis",
     "composite",
-    "gauss_kronrod",
     "exact_integrated_gradients",
+    "gauss_kronrod",
     "gauss_legendre",
     "integrated_gradients",
     "integrated_hessian_row",

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain import checks, trees
-from jaxplain.paths._lines import line_between
 from jaxplain.paths._result import from_baseline, result
+from jaxplain.paths._straight_line import line_between
 from jaxplain.rewrite import _breakpoints, _fast
 
 # In units of rounding of the position: 3.6e-15 in float64, 1.9e-6 in float32.

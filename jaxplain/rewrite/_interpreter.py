@@ -256,26 +256,24 @@ def reinterpret(
     jaxpr = program.jaxpr
     wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
     results = [atom for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
-    live = {atom for atom in results if not isinstance(atom, jex.Literal)}
+    used = set(_variables(results))
     visits = []
     for equation in reversed(jaxpr.eqns):
-        uses = [variable in live for variable in equation.outvars]
+        uses = [variable in used for variable in equation.outvars]
         if any(uses):
             visits.append((equation, uses))
-            live.update(a for a in equation.invars if not isinstance(a, jex.Literal))
+            used.update(_variables(equation.invars))
 
     environment: dict[Any, Any] = {}
-
-    def value(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else environment[atom]
-
     environment.update(zip(jaxpr.constvars, program.consts, strict=True))
     environment.update(zip(jaxpr.invars, inputs, strict=True))
     for equation, uses in reversed(visits):
-        outputs = visit(equation, uses, *map(value, equation.invars))
+        values = [read(environment, atom) for atom in equation.invars]
+        outputs = visit(equation, uses, *values)
         environment.update(zip(equation.outvars, outputs, strict=True))
     return [
-        value(a) if is_wanted else None for a, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
+        read(environment, atom) if is_wanted else None
+        for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
     ]
 
 
