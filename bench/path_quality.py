@@ -1,6 +1,6 @@
 """Deletion and insertion of every path method against plain Integrated Gradients, on real models.
 
-    JAXPLAIN_DATA=... python -m bench.path_quality [--only squeezenet] [--examples 24] [--out FOLDER]
+    JAXPLAIN_DATA=... python -m bench.path_quality [--only squeezenet] [--examples 24] [--out DIR]
 
 The photos of SqueezeNet and the CIFAR images of ResNet-20, in probabilities of the predicted class,
 towards the mean colour. Deletion is better low, insertion high. Each method is compared with
@@ -44,7 +44,7 @@ def resnet20(folder: pathlib.Path) -> tuple[Any, jax.Array]:
 
 CASES = {"squeezenet": (squeezenet, 1000, 24), "resnet20": (resnet20, 10, 200)}
 
-# name -> (factory of f and the number of classes, what is given: key, x, baseline, baselines, label)
+# name -> (factory of f and the number of classes; what is given, see Study.maps)
 METHODS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "integrated_gradients": (lambda f, _: paths.integrated_gradients(f, steps=32), "x b l"),
     "saliency": (lambda f, _: gradients.saliency(f), "x l"),
@@ -180,7 +180,7 @@ def pictures(maps: dict[str, np.ndarray], path: pathlib.Path, columns: int = 6) 
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (name, values) in zip(axes.flat, maps.items(), strict=False):
-        jaxplain.plots.heatmap(values, axes=axis)
+        jaxplain.plots.heatmap(values, ax=axis)
         axis.set_title(name.replace("_", " "), fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=80)
