@@ -95,7 +95,7 @@ class Study:
         self.x = x[:count]
         self.apply, self.params = jaxplain.adapters.nnx(model)
         apply = jax.jit(self.apply)
-        scores = [np.asarray(apply(self.params, x[k : k + 8])) for k in range(0, count, 8)]
+        scores = [np.asarray(apply(self.params, self.x[k : k + 8])) for k in range(0, count, 8)]
         self.labels = jnp.asarray(np.concatenate(scores).argmax(axis=1), jnp.int32)
         self.f = jaxplain.targets.probability(self.apply)
         self.mean = jnp.broadcast_to(x.mean(axis=(0, 1, 2)), x.shape[1:])

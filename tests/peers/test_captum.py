@@ -13,6 +13,7 @@ from flax import nnx
 
 import jaxplain
 from bench import networks
+from jaxplain import paths
 
 torch = pytest.importorskip("torch", reason="torch is not installed: run `make test-peers`")
 captum = pytest.importorskip("captum.attr", reason="captum is not installed: `make test-peers`")
@@ -208,6 +209,12 @@ def l2_difference(theirs, ours):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
+def gauss_legendre(steps):
+    """With Captum's weights, which it rounds to float32."""
+    nodes, weights = paths.gauss_legendre(steps)
+    return nodes, weights.astype(np.float32).astype(np.float64)
+
+
 @pytest.fixture
 def double():
     """float64, with Flax's normalisation layers, which promote float64 with float32 implicitly."""
@@ -227,11 +234,6 @@ def test_float64(double, name, rule):
 @pytest.mark.parametrize("name", ["relu_mlp", "gelu_mlp"])
 def test_float64_with_captums_weights(double, name):
     """Gauss-Legendre with the weights rounded as Captum rounds them: nothing else differs."""
-
-    def gauss_legendre(steps):
-        nodes, weights = jaxplain.paths.gauss_legendre(steps)
-        return nodes, weights.astype(np.float32).astype(np.float64)
-
     theirs, ours = explain_both(name, gauss_legendre, np.float64)
     assert largest_difference(theirs, ours) <= 1e-11
 
@@ -246,3 +248,61 @@ def test_float32(name, rule):
     else:
         assert largest_difference(theirs, ours) <= 5e-3
         assert l2_difference(theirs, ours) <= 1e-3
+
+
+def multi_input(dtype):
+    """A model of an image and a vector, in both libraries, with the same weights."""
+    generator = np.random.default_rng(8)
+    draw = lambda *shape: generator.standard_normal(shape).astype(dtype)
+    w = {
+        "kernel": 0.3 * draw(3, 3, 2, 4),
+        "image": draw(4, 5),
+        "vector": draw(6, 5),
+        "out": draw(5, 3),
+    }
+
+    def ours(x, label, w):
+        hidden = jax.lax.conv_general_dilated(
+            x["image"][None],
+            w["kernel"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        pooled = jnp.tanh(hidden).mean((0, 1, 2))
+        mixed = jnp.tanh(jnp.dot(pooled, w["image"]) * jnp.dot(x["vector"], w["vector"]))
+        return jnp.dot(mixed, w["out"])[label]
+
+    t = {name: torch.tensor(value) for name, value in w.items()}
+
+    def theirs(image, vector):
+        hidden = functional.conv2d(
+            channels_first(image), t["kernel"].permute(3, 2, 0, 1), padding=1
+        )
+        pooled = torch.tanh(hidden).mean((2, 3))
+        return torch.tanh((pooled @ t["image"]) * (vector @ t["vector"])) @ t["out"]
+
+    x = {"image": draw(BATCH, 7, 6, 2), "vector": draw(BATCH, 6)}
+    baseline = {"image": 0.3 * draw(7, 6, 2), "vector": 0.3 * draw(6)}
+    return ours, theirs, w, x, baseline
+
+
+@pytest.mark.parametrize("rule", [gauss_legendre, paths.midpoint], ids=lambda r: r.__name__)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_several_inputs(double, rule, dtype):
+    """Two modalities at once: Captum's tuple of tensors, our dict."""
+    ours, theirs, w, x, baseline = multi_input(dtype)
+    labels = np.array([2, 0, 1], np.int32)
+    expected = captum.IntegratedGradients(theirs).attribute(
+        tuple(torch.tensor(x[name]) for name in ("image", "vector")),
+        tuple(torch.tensor(baseline[name])[None] for name in ("image", "vector")),
+        target=torch.tensor(labels).long(),
+        n_steps=STEPS,
+        method=RULES[rule.__name__],
+    )
+    explain = paths.integrated_gradients(ours, steps=STEPS, rule=rule, chunk_size=2)
+    got = jax.vmap(explain, (0, None, 0, None))(x, baseline, labels, w).values
+    tolerance = 1e-11 if dtype == np.float64 else 1e-5
+    for name, tensor_ in zip(("image", "vector"), expected, strict=True):
+        difference = largest_difference(tensor_.numpy(), np.asarray(got[name]))
+        assert difference < tolerance, name
