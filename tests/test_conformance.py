@@ -77,6 +77,7 @@ class Kernel(NamedTuple):
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
     bend: Callable = jnp.sin  # a function of each element that it takes too
+    loops: bool = False  # a while_loop: a batch asks whether any of its examples goes on
     chunks: bool = True  # has a chunk_size
 
 
@@ -118,6 +119,13 @@ KERNELS = {
         model=piecewise_linear_model,
         bend=lambda x: jnp.abs(x - 0.25),
         chunks=False,
+    "paths.idg": Kernel(
+        lambda f, chunk_size: paths.idg(f, steps=24, pilot_steps=5, chunk_size=chunk_size),
+        after=lambda x: (zeros(x),),
+    ),
+    "paths.idgi": Kernel(
+        lambda f, chunk_size: paths.idgi(f, steps=7, chunk_size=chunk_size),
+        after=lambda x: (zeros(x),),
     ),
     "paths.integrated_gradients": Kernel(
         lambda f, chunk_size: paths.integrated_gradients(f, steps=7, chunk_size=chunk_size),
@@ -138,6 +146,7 @@ KERNELS = {
         ),
         after=lambda x: (zeros(x),),
         modes=("fwd",),  # a while_loop stands in between
+        loops=True,
     ),
     "paths.integrated_gradients, both ends": Kernel(
         lambda f, chunk_size: paths.integrated_gradients(
@@ -167,6 +176,31 @@ KERNELS = {
     "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f)),
     "gradients.saliency, signed": Kernel(lambda f, _: gradients.saliency(f, absolute=False)),
     "gradients.input_x_gradient": Kernel(lambda f, _: gradients.input_x_gradient(f)),
+    "paths.left_integrated_gradients": Kernel(
+        lambda f, chunk_size: paths.left_integrated_gradients(
+            f, steps=7, fraction=0.6, chunk_size=chunk_size
+        ),
+        after=lambda x: (zeros(x),),
+    ),
+    "paths.samp": Kernel(
+        lambda f, _: paths.samp(f, direction="both", pixels=2),
+        after=lambda x: (zeros(x),),
+        modes=("fwd",),
+        loops=True,
+        chunks=False,
+    ),
+    "paths.samp_plus_plus": Kernel(
+        lambda f, _: paths.samp_plus_plus(f, constraint=0.15),
+        after=lambda x: (zeros(x),),
+        modes=("fwd",),
+        loops=True,
+        chunks=False,
+    ),
+    "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f), chunks=False),
+    "gradients.saliency, signed": Kernel(
+        lambda f, _: gradients.saliency(f, absolute=False), chunks=False
+    ),
+    "gradients.input_x_gradient": Kernel(lambda f, _: gradients.input_x_gradient(f), chunks=False),
     "metrics.deletion": curve(metrics.deletion),
     "metrics.insertion": curve(metrics.insertion),
 }
@@ -658,6 +692,7 @@ def test_a_sharded_batch_stays_sharded(name, axis_type):
         # A while_loop over a batch asks whether any example goes on: one bit, and no other.
         reduced = re.findall(r"= (\S+) all-reduce(?:-start)?\(", text)
         assert set(reduced) <= (set() if "rev" in kernel.modes else {"pred[]"})
+        assert set(reduced) <= ({"pred[]"} if kernel.loops else set())
         got = mapped(batch)
         for leaf in jax.tree.leaves(got):
             if leaf.sharding.is_fully_replicated:
@@ -756,6 +791,7 @@ def test_bad_input_is_named(name):
                 with pytest.raises(error, match=message):
                     explain(*kernel.before(X), X, *changed, LABEL, make_params())
     if "gradients." not in name and kernel.chunks:
+    if kernel.chunks:
         for chunk_size, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
             with pytest.raises(error, match="chunk_size must be"):
                 kernel.make(model, chunk_size)

@@ -17,6 +17,15 @@ from jaxplain.paths._product import product
 from jaxplain.paths._result import PathAttribution
 from jaxplain.paths._rounds import rounds
 from jaxplain.paths._straight_line import straight_line
+from jaxplain.paths._idg import DecisionAttribution, idg
+from jaxplain.paths._idgi import idgi
+from jaxplain.paths._integrated_gradients import integrated_gradients
+from jaxplain.paths._left_integrated_gradients import (
+    StoppedAttribution,
+    left_integrated_gradients,
+)
+from jaxplain.paths._result import PathAttribution
+from jaxplain.paths._samp import samp, samp_plus_plus
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
     composite,
@@ -35,14 +44,20 @@ __all__ = [
     "PathAttribution",
     "blur",
     "blur_integrated_gradients",
+    "DecisionAttribution",
+    "PathAttribution",
+    "StoppedAttribution",
     "clenshaw_curtis",
     "composite",
     "exact_integrated_gradients",
     "gauss_kronrod",
     "gauss_legendre",
+    "idg",
+    "idgi",
     "integrated_gradients",
     "integrated_hessian_row",
     "integrated_hessians",
+    "left_integrated_gradients",
     "left_riemann",
     "midpoint",
     "path_attribution",
@@ -50,5 +65,7 @@ __all__ = [
     "right_riemann",
     "rounds",
     "straight_line",
+    "samp",
+    "samp_plus_plus",
     "trapezoid",
 ]
