@@ -6,7 +6,7 @@
 In place of completeness the values sum to `integral_0^1 s(t)^2 dt`: they are in squared units of f.
 
 Two passes. A pilot of forward passes on a uniform grid gives the slope in each interval; then the
-gradients are placed, as many in an interval as its slope asks for, and weighted by their spacing.
+gradients are placed, in an interval as densely as its slope asks for, and weighted by their widths.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,10 @@ from jaxplain.evaluate import evaluate, weighted_sum
 from jaxplain.paths._lines import line_between
 from jaxplain.paths._pilot import outputs_on_grid
 from jaxplain.paths._result import from_baseline
+
+# The part of the samples that is spread over the whole line. It bounds the width of a sample where
+# the pilot sees no slope, so that the sum goes to the integral whatever f does between its points.
+EVERYWHERE = 0.1
 
 
 class DecisionAttribution(NamedTuple):
@@ -100,12 +104,12 @@ def idg(
         Walker, Jha, Chen and Ewetz, "Integrated Decision Gradients: Compute Your Attributions Where
         the Model Makes Its Decision", AAAI 2024. Deviations from the authors' code: 1. the slope at
         a sample is the derivative itself, which its gradient gives, in place of the difference to
-        the sample before. 2. Samples are given in proportion to the absolute slope, where the code
-        subtracts the least slope from all: the same where f rises everywhere, and -f gets the
-        samples of f where it does not. 3. An interval without samples keeps its place; in the code
-        all samples after it move towards the baseline. 4. Samples lie in the middle of their parts
-        of the interval, not at the left. 5. The sum is not divided by `steps` a second time, so
-        that it is the integral.
+        the sample before. 2. Samples go by the absolute slope, where the code subtracts the least
+        slope from all: the same where f rises everywhere; and the samples of -f are those of f. A
+        tenth of them is spread over the whole line. 3. They lie at equal parts of the summed slope.
+        The code rounds the number in each interval to an integer; intervals that get none are left
+        out at any number of steps, and all samples after one move towards the baseline. 4. The sum
+        is not divided by `steps` a second time, so that it is the integral.
     """
     checks.function(f, "f")
     steps = checks.integer(steps, "steps")
@@ -125,7 +129,7 @@ def _kernel(
         line, velocity = line_between(baseline, x)
         outputs = outputs_on_grid(lambda z: f(z, *args), line, x, pilot_steps, chunk_size)
         change = jnp.diff(trees.widen(outputs))
-        t, widths = _place(_allocate(jnp.abs(change), steps), steps)
+        t, widths = _place(change, steps)
         t = t.astype(trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity))))
 
         def point(index: jax.Array) -> Any:
@@ -153,44 +157,25 @@ def _kernel(
     return explain
 
 
-def _allocate(slopes: jax.Array, steps: int) -> jax.Array:
-    """How many of `steps` samples each interval gets, int32, in proportion to `slopes` >= 0.
+def _place(change: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """The samples in [0, 1] and the width each stands for, two arrays (steps,).
 
-    Each gets the whole part of its share. What is left goes one by one first to those with none, in
-    the order of their shares, and then to the others, in the order of their fractions. Without a
-    slope anywhere the shares are equal.
+    `change` is what f gains in each of the intervals, which are of equal length. The samples lie at
+    equal parts of the integral of a density that is the absolute slope, and a little everywhere.
     """
-    slopes = jax.lax.stop_gradient(slopes)
-    total = jnp.sum(slopes)
+    intervals = change.size
+    sizes = jnp.abs(change)
+    total = jnp.sum(sizes)
     is_usable = jnp.isfinite(total) & (total > 0)
-    total = jnp.where(is_usable, total, jnp.ones_like(total))
-    equal = jnp.full_like(slopes, 1 / slopes.size)
-    share = jnp.where(is_usable, slopes / total, equal) * steps
-    whole = jnp.floor(share)
-    order = share - whole + (whole == 0).astype(share.dtype)
-    place = jnp.arange(slopes.size)
-    ahead = (order[None] > order[:, None]) | (
-        (order[None] == order[:, None]) & (place[None] < place[:, None])
-    )
-    counts = whole.astype(jnp.int32)
-    left = steps - jnp.sum(counts, dtype=jnp.int32)
-    is_given = jnp.sum(ahead, axis=1, dtype=jnp.int32) < left
-    return counts + is_given.astype(jnp.int32)
-
-
-def _place(counts: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
-    """The samples and their widths, two arrays (steps,): the middles of the parts of each interval.
-
-    By comparison and not by gathers: under `vmap` each example has counts of its own.
-    """
-    intervals = counts.size
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    number = jnp.arange(steps, dtype=jnp.int32)
-    interval = jnp.sum(ends[None] <= number[:, None], axis=1, dtype=jnp.int32)
+    share = jnp.where(is_usable, sizes / jnp.where(is_usable, total, jnp.ones_like(total)), 0)
+    spread = jnp.where(is_usable, EVERYWHERE, 1.0).astype(share.dtype)
+    density = (1 - spread) * share * intervals + spread
+    ends = jnp.cumsum(density) / intervals
+    part = (jnp.arange(steps, dtype=share.dtype) + 0.5) / steps
+    # By comparison and not by gathers: under `vmap` each example has intervals of its own.
+    interval = jnp.sum(ends[None] <= part[:, None], axis=1, dtype=jnp.int32)
     here = interval[:, None] == jnp.arange(intervals, dtype=jnp.int32)[None]
-    count = jnp.sum(jnp.where(here, counts[None], 0), axis=1, dtype=jnp.int32)
-    first = jnp.sum(jnp.where(here, (ends - counts)[None], 0), axis=1, dtype=jnp.int32)
-    dtype = jnp.result_type(float)
-    count = count.astype(dtype)
-    within = (number - first).astype(dtype) + 0.5
-    return (interval.astype(dtype) + within / count) / intervals, 1 / (count * intervals)
+    end = jnp.sum(jnp.where(here, ends[None], 0), axis=1)
+    at = jnp.sum(jnp.where(here, density[None], 0), axis=1)
+    t = (interval + 1).astype(share.dtype) / intervals - (end - part) / at
+    return t, 1 / (steps * at)
