@@ -7,9 +7,11 @@
     values = +- sum_k v_k * g_k,    z_{k+1} = z_k + v_k,    until z = end
 
 The Concentration Principle asks of all paths that move a few pixels at a time for the one with the
-largest variance of the attributions; the greedy choice of the largest increments is the paper's way
-to a near-optimal one. SAMP++ adds the constraint, which keeps each step so short that f is nearly
-linear along it, and a momentum on g.
+largest variance of the attributions. The greedy choice of the largest increments is the paper's way
+to a near-optimal one, derived for increments like those of a Brownian motion; for a given network
+nothing says how near. SAMP++ adds the constraint, which keeps each step so short that f is nearly
+linear along it, and a momentum on g. The choice goes by what is left of a pixel's way, so that a
+pixel whose step was cut short often waits for others: short steps spread what long ones concentrate.
 """
 
 import functools
@@ -112,7 +114,9 @@ def samp(
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be one of {DIRECTIONS}, but is {direction!r}.")
     if isinstance(pixels, float | np.floating):
-        _numbers.between(pixels, "pixels", 0, 1, with_high=True, hint="A number: an integer.")
+        _numbers.between(
+            pixels, "pixels", 0, 1, with_high=True, hint="For a number of pixels: an integer."
+        )
     else:
         pixels = checks.integer(pixels, "pixels")
     if channel_axis is not None:
@@ -293,7 +297,7 @@ def _walk(
     # Zero, or NaN where an end is not finite: the walk does not begin then.
     values = jax.tree.map(lambda v: jnp.where(jnp.isfinite(v), 0, jnp.nan).astype(v.dtype), way)
     # A literal could not be batched on a mesh (jax 0.10.2).
-    count = jnp.isnan(length).astype(jnp.int32)
+    count = (jnp.isnan(length) & False).astype(jnp.int32)
     state = (start, values, values if momentum is not None else None, count)
     if trees.is_placed(state):
         state = trees.place_like(state, jax.eval_shape(step, state))

@@ -136,16 +136,16 @@ def test_saturated_parts_get_nothing_and_samples_lie_on_the_decision(x64):
 @pytest.mark.parametrize("steps", [1, 7, 100])
 def test_the_widths_of_the_samples(steps, x64):
     """Against the placing by hand; none is wider than ten of a uniform grid."""
-    rng = np.random.default_rng(0)
+    rng, place = np.random.default_rng(0), jax.jit(_idg._place, static_argnums=1)
     for _ in range(20):
         changes = rng.normal(size=9) * rng.gamma(0.3, size=9)
-        t, widths = _idg._place(jnp.asarray(changes), steps)
+        t, widths = place(jnp.asarray(changes), steps)
         expected = placed(changes, steps)
         np.testing.assert_allclose(t, expected[0], rtol=1e-10)
         np.testing.assert_allclose(widths, expected[1], rtol=1e-10)
         assert (np.asarray(widths) <= 10 / steps * (1 + 1e-12)).all()
     for changes in ([0.0, 0.0], [1.0, np.nan]):  # nothing to go by: a uniform grid
-        t, widths = _idg._place(jnp.asarray(changes), steps)
+        t, widths = place(jnp.asarray(changes), steps)
         np.testing.assert_allclose(t, (np.arange(steps) + 0.5) / steps, rtol=1e-12)
         np.testing.assert_allclose(widths, np.full(steps, 1 / steps), rtol=1e-12)
 
