@@ -11,7 +11,7 @@ largest variance of the attributions. The greedy choice of the largest increment
 to a near-optimal one, derived for increments like those of a Brownian motion; for a given network
 nothing says how near. SAMP++ adds the constraint, which keeps each step so short that f is nearly
 linear along it, and a momentum on g. The choice goes by what is left of a pixel's way, so that a
-pixel whose step was cut short often waits for others: short steps spread what long ones concentrate.
+pixel whose step was cut short often waits for others: short steps spread what long ones gather.
 """
 
 import functools
