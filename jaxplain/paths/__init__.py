@@ -5,6 +5,8 @@ values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 
 from jaxplain.paths._blur import blur, blur_integrated_gradients
 from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
+from jaxplain.paths._idg import DecisionAttribution, idg
+from jaxplain.paths._idgi import idgi
 from jaxplain.paths._integrated_gradients import integrated_gradients
 from jaxplain.paths._integrated_hessians import (
     InteractionRow,
@@ -12,20 +14,16 @@ from jaxplain.paths._integrated_hessians import (
     integrated_hessian_row,
     integrated_hessians,
 )
-from jaxplain.paths._path_attribution import path_attribution
-from jaxplain.paths._product import product
-from jaxplain.paths._result import PathAttribution
-from jaxplain.paths._rounds import rounds
-from jaxplain.paths._straight_line import straight_line
-from jaxplain.paths._idg import DecisionAttribution, idg
-from jaxplain.paths._idgi import idgi
-from jaxplain.paths._integrated_gradients import integrated_gradients
 from jaxplain.paths._left_integrated_gradients import (
     StoppedAttribution,
     left_integrated_gradients,
 )
+from jaxplain.paths._path_attribution import path_attribution
+from jaxplain.paths._product import product
 from jaxplain.paths._result import PathAttribution
+from jaxplain.paths._rounds import rounds
 from jaxplain.paths._samp import samp, samp_plus_plus
+from jaxplain.paths._straight_line import straight_line
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
     composite,
@@ -39,14 +37,13 @@ from jaxplain.paths.quadrature import (
 
 __all__ = [
     "ExactAttribution",
+    "DecisionAttribution",
     "InteractionRow",
     "Interactions",
     "PathAttribution",
+    "StoppedAttribution",
     "blur",
     "blur_integrated_gradients",
-    "DecisionAttribution",
-    "PathAttribution",
-    "StoppedAttribution",
     "clenshaw_curtis",
     "composite",
     "exact_integrated_gradients",
@@ -64,8 +61,8 @@ __all__ = [
     "product",
     "right_riemann",
     "rounds",
-    "straight_line",
     "samp",
     "samp_plus_plus",
+    "straight_line",
     "trapezoid",
 ]

@@ -17,9 +17,12 @@ import jax.numpy as jnp
 
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
-from jaxplain.paths._lines import line_between
+from jaxplain.paths import _integrand
+from jaxplain.paths._integrand import Path
 from jaxplain.paths._pilot import outputs_on_grid
 from jaxplain.paths._result import from_baseline
+from jaxplain.paths._straight_line import straight_line
+from jaxplain.rewrite import _fast
 
 # The part of the samples that is spread over the whole line. It bounds the width of a sample where
 # the pilot sees no slope, so that the sum goes to the integral whatever f does between its points.
@@ -59,7 +62,9 @@ def idg(
     *,
     steps: int = 50,
     pilot_steps: int | None = None,
+    path: Path = straight_line,
     chunk_size: int = 16,
+    hoist: bool = True,
 ) -> Callable[..., DecisionAttribution]:
     """Integrated Decision Gradients (IDG), for one example.
 
@@ -78,9 +83,11 @@ def idg(
         steps: the number of gradients.
         pilot_steps: the number of intervals of the pilot's grid, which costs a forward pass more
             than that; as many as `steps` unless given.
+        path: `path(t, x, baseline) -> point`, as in `path_attribution`. Static.
         chunk_size: points evaluated at once. It changes memory and speed, and the result only by
             rounding. Under `vmap` the points in flight are `chunk_size` times the batch: take 1 to
             4.
+        hoist: as in `integrated_gradients`. Static.
 
     Returns:
         `explain(x, baseline, *args) -> DecisionAttribution`, a pure function, jitted inside. `x` is
@@ -88,7 +95,7 @@ def idg(
         dtypes; `*args` are arrays or trees of arrays.
 
     Raises:
-        TypeError: f is not a function; x is not float; an argument is not an array.
+        TypeError: f or path is not a function; x is not float; an argument is not an array.
         ValueError: f does not return a scalar; baseline does not match x; steps or pilot_steps is
             below 1.
 
@@ -112,49 +119,69 @@ def idg(
         is not divided by `steps` a second time, so that it is the integral.
     """
     checks.function(f, "f")
+    checks.function(path, "path")
     steps = checks.integer(steps, "steps")
     pilot_steps = steps if pilot_steps is None else checks.integer(pilot_steps, "pilot_steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     scalar = checks.scalar(f)
     explain: Callable[..., Any] = from_baseline(
-        scalar, _kernel(scalar, steps, pilot_steps, chunk_size)
+        scalar, _kernel(scalar, steps, pilot_steps, path, chunk_size, hoist)
     )
     return explain
 
 
 def _kernel(
-    f: Callable[..., jax.Array], steps: int, pilot_steps: int, chunk_size: int
+    f: Callable[..., jax.Array],
+    steps: int,
+    pilot_steps: int,
+    path: Path,
+    chunk_size: int,
+    hoist: bool,
 ) -> Callable[..., Any]:
     def explain(x: Any, baseline: Any, *args: Any) -> DecisionAttribution:
-        line, velocity = line_between(baseline, x)
-        outputs = outputs_on_grid(lambda z: f(z, *args), line, x, pilot_steps, chunk_size)
-        change = jnp.diff(trees.widen(outputs))
+        integrand = _integrand.along(path, f, x, baseline, args, points=steps, hoist=hoist)
+        at, (_, shapes) = _fast.staged(integrand.at, jax.ShapeDtypeStruct((), integrand.dtype))
+        slope_of = _slope(integrand.attribute, shapes)
+        pilot = outputs_on_grid(lambda t: at(t)[0], pilot_steps, integrand.dtype, chunk_size)
+        change = jnp.diff(trees.widen(pilot))
         t, widths = _place(change, steps)
-        t = t.astype(trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity))))
+        t = t.astype(integrand.dtype)
 
         def point(index: jax.Array) -> Any:
-            gradient = trees.widen(jax.grad(f)(line(t[index]), *args))
-            slope = trees.total(trees.multiply(velocity, gradient))
+            gradient = trees.widen(at(t[index])[1])
+            slope = slope_of(gradient)
             return jax.tree.map(lambda g: g * slope.astype(g.dtype), gradient)
 
         integral = evaluate(point, steps, weighted_sum(widths), chunk_size=chunk_size)
-        values = trees.multiply(velocity, integral)
+        values = integrand.attribute(integral)
         total = trees.total(values)
         dtype = trees.widest(total.dtype, change.dtype)
         squared_slope = jnp.sum(jnp.square(change.astype(dtype))) * pilot_steps
         gap = total.astype(dtype) - squared_slope
+        baseline_output, output = integrand.outputs()
         values = trees.cast_like(values, x)
         return DecisionAttribution(
             values,
-            outputs[-1],
-            outputs[0],
+            output,
+            baseline_output,
             squared_slope,
             gap,
             jnp.asarray(steps, jnp.int32),
-            trees.finite(x, baseline, outputs, values),
+            trees.finite(x, baseline, output, pilot, values),
         )
 
     return explain
+
+
+def _slope(attribute: Callable[[Any], Any], shapes: Any) -> Callable[[Any], jax.Array]:
+    """The slope of f from an integrand there: the sum of what it is attributed.
+
+    Linear in the integrand, so its coefficients are found once, whatever `attribute` does.
+    """
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, trees.wide_dtype(s.dtype)), shapes)
+    zeros = trees.place_like(zeros, shapes)
+    coefficients = jax.grad(lambda integrand: trees.total(attribute(integrand)))(zeros)
+    return lambda integrand: trees.total(trees.multiply(coefficients, integrand))
 
 
 def _place(change: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:

@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxplain import checks, trees
 from jaxplain.evaluate import Reduction, evaluate, weighted_sum
-from jaxplain.paths._lines import line_between
+from jaxplain.paths._integrand import Path
 from jaxplain.paths._result import PathAttribution, from_baseline, result
+from jaxplain.paths._straight_line import line_between, straight_line
 from jaxplain.rewrite import _fast
 
 
@@ -25,7 +26,7 @@ def idgi(
     f: Callable[..., Any],
     *,
     steps: int = 32,
-    path: Callable[[jax.Array, Any, Any], Any] | None = None,
+    path: Path = straight_line,
     chunk_size: int = 16,
 ) -> Callable[..., PathAttribution]:
     """Important Direction Gradient Integration (IDGI), for one example.
@@ -44,8 +45,8 @@ def idgi(
     Args:
         f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over.
         steps: the number of gradients.
-        path: a function `t, x, baseline -> point`, a tree like x, with t in [0, 1] a scalar; the
-            straight line from the baseline to x unless given. Static.
+        path: `path(t, x, baseline) -> point`, a tree like x, with t in [0, 1] a scalar; it need not
+            be differentiable. Static. See `straight_line`, `blur`, `product`.
         chunk_size: points evaluated at once. It changes memory and speed, and the result only by
             rounding. Under `vmap` the points in flight are `chunk_size` times the batch: take 1 to
             4.
@@ -76,8 +77,7 @@ def idgi(
         the authors' code divides by zero.
     """
     checks.function(f, "f")
-    if path is not None:
-        checks.function(path, "path")
+    checks.function(path, "path")
     steps = checks.integer(steps, "steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     scalar = checks.scalar(f)
@@ -87,12 +87,12 @@ def idgi(
 def _kernel(
     f: Callable[..., jax.Array],
     steps: int,
-    path: Callable[[jax.Array, Any, Any], Any] | None,
+    path: Path,
     chunk_size: int,
 ) -> Callable[..., PathAttribution]:
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(trees.widen(x))))
-        if path is None:
+        if path is straight_line:
             at, _ = line_between(baseline, x)
             end = x
         else:

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
-from jaxplain.paths import _numbers
-from jaxplain.paths._lines import line_between
+from jaxplain.paths import _integrand, _numbers
+from jaxplain.paths._integrand import Path
+from jaxplain.paths._kernel import Rule
 from jaxplain.paths._pilot import outputs_on_grid
-from jaxplain.paths._result import from_baseline
+from jaxplain.paths._result import from_baseline, result
+from jaxplain.paths._straight_line import straight_line
 from jaxplain.paths.quadrature import gauss_legendre
 from jaxplain.rewrite import _fast
 
@@ -56,8 +58,10 @@ def left_integrated_gradients(
     steps: int = 32,
     fraction: float | jax.Array = 0.9,
     pilot_steps: int | None = None,
-    rule: Callable[[int], tuple[Any, Any]] | None = None,
+    rule: Rule | None = None,
+    path: Path = straight_line,
     chunk_size: int = 16,
+    hoist: bool = True,
 ) -> Callable[..., StoppedAttribution]:
     """Integrated Gradients up to where f is saturated (Left-IG), for one example.
 
@@ -79,18 +83,20 @@ def left_integrated_gradients(
             than that; as many as `steps` unless given.
         rule: a function `steps -> (nodes, weights)` with nodes in [0, 1], scaled to [0, stop];
             `gauss_legendre` unless given. Static.
+        path: `path(t, x, baseline) -> point`, as in `path_attribution`. Static.
         chunk_size: points evaluated at once. It changes memory and speed, and the result only by
             rounding. Under `vmap` the points in flight are `chunk_size` times the batch: take 1 to
             4.
+        hoist: as in `integrated_gradients`. Static.
 
     Returns:
         `explain(x, baseline, *args) -> StoppedAttribution`, a pure function, jitted inside. `x` is
         any tree of float arrays (scalars too), `baseline` the same tree with the same shapes and
         dtypes; `*args` are arrays or trees of arrays. It costs `steps` gradients and
-        `pilot_steps + 2` forward passes.
+        `pilot_steps + 4` forward passes.
 
     Raises:
-        TypeError: f or rule is not a function; fraction is not a number; x is not float; an
+        TypeError: f, rule or path is not a function; fraction is not a number; x is not float; an
             argument is not an array.
         ValueError: f does not return a scalar; baseline does not match x; steps or pilot_steps is
             below 1; fraction is not in (0, 1].
@@ -113,6 +119,7 @@ def left_integrated_gradients(
         before it.
     """
     checks.function(f, "f")
+    checks.function(path, "path")
     steps = checks.integer(steps, "steps")
     pilot_steps = steps if pilot_steps is None else checks.integer(pilot_steps, "pilot_steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
@@ -121,33 +128,39 @@ def left_integrated_gradients(
     scalar = checks.scalar(f)
 
     def kernel(x: Any, baseline: Any, *args: Any) -> Any:
-        line, velocity = line_between(baseline, x)
-        pilot = outputs_on_grid(lambda z: scalar(z, *args), line, x, pilot_steps, chunk_size)
-        stop = _first_reach(trees.widen(pilot), fraction)
-        stop = stop.astype(trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity))))
-        t = stop * jnp.asarray(nodes, stop.dtype)
+        integrand = _integrand.along(
+            path, scalar, x, baseline, args, points=len(nodes), hoist=hoist
+        )
+        at, _ = _fast.staged(integrand.at, jax.ShapeDtypeStruct((), integrand.dtype))
+        value, gradient = (lambda t, part=part: at(t)[part] for part in (0, 1))
+        pilot = outputs_on_grid(value, pilot_steps, integrand.dtype, chunk_size)
+        stop = _first_reach(trees.widen(pilot), fraction).astype(integrand.dtype)
+        t = stop * jnp.asarray(nodes, integrand.dtype)
         integral = evaluate(
-            lambda index: jax.grad(scalar)(line(t[index]), *args),
+            lambda index: gradient(t[index]),
             len(nodes),
             weighted_sum(weights),
             chunk_size=chunk_size,
         )
-        values = jax.tree.map(lambda v, i: v * i * stop.astype(i.dtype), velocity, integral)
-        output, _ = _fast.staged(lambda z: scalar(z, *args), x)
-        stop_output = output(line(stop))
-        gap = trees.total(values)
-        dtype = trees.widest(gap.dtype, pilot.dtype)
-        gap = gap.astype(dtype) - (stop_output.astype(dtype) - pilot[0].astype(dtype))
-        values = trees.cast_like(values, x)
+        integral = jax.tree.map(lambda leaf: leaf * stop.astype(leaf.dtype), integral)
+        baseline_output, output = integrand.outputs()
+        stop_output = value(stop)
+        start_to_stop = result(
+            x,
+            baseline,
+            (baseline_output, stop_output),
+            integrand.attribute(integral),
+            evaluations=len(nodes),
+        )
         return StoppedAttribution(
-            values,
-            pilot[-1],
-            pilot[0],
+            start_to_stop.values,
+            output,
+            baseline_output,
             stop,
             stop_output,
-            gap,
-            jnp.asarray(len(nodes), jnp.int32),
-            trees.finite(x, baseline, pilot, stop_output, values),
+            start_to_stop.completeness_gap,
+            start_to_stop.evaluations,
+            start_to_stop.finite & trees.finite(pilot, output),
         )
 
     explain: Callable[..., Any] = from_baseline(scalar, kernel)

@@ -150,6 +150,32 @@ def test_the_widths_of_the_samples(steps, x64):
         np.testing.assert_allclose(widths, np.full(steps, 1 / steps), rtol=1e-12)
 
 
+def test_along_another_path(x64):
+    """At another pace, s(t) dt is still df: the mean gradient over f's way, times the way's speed.
+
+    Along gamma(t^2) the values are 2 t times as large where gamma is at t^2: by quadrature.
+    """
+    x, baseline, params = problem(2)
+    t = (np.arange(20_000) + 0.5) / 20_000
+    hidden = np.tanh((baseline + t[:, None] ** 2 * (x - baseline)) @ params["w"] + params["c"])
+    integrand = 2 * t[:, None] * (x - baseline) * ((params["v"] * (1 - hidden**2)) @ params["w"].T)
+    expected = (integrand * integrand.sum(1, keepdims=True)).mean(0)
+    path = lambda t, x, baseline: baseline + t**2 * (x - baseline)
+    got = paths.idg(network, steps=400, path=path)(x, baseline, params)
+    np.testing.assert_allclose(got.values, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_hoisting_changes_rounding_only(x64):
+    """A wide first layer, applied once for all points, also for the slope."""
+    x, baseline, params = problem(6, size=64)
+    got, plain = (
+        paths.idg(network, steps=9, chunk_size=4, hoist=hoist)(x, baseline, params)
+        for hoist in (True, False)
+    )
+    for a, b in zip(got, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_what_is_not_finite_on_the_way_is_flagged():
     """A hole between the samples, which only the pilot sees."""
     f = lambda x: jnp.where(jnp.abs(x[0] - 0.5) < 0.01, jnp.nan, x[0])

@@ -94,7 +94,8 @@ def test_a_linear_function(steps, x64):
     x, baseline, params = problem(1)
     w = params["w"][:, 0]
     expected = w @ (x - baseline) * w**2 / (w @ w)
-    for path in (None, lambda t, x, baseline: baseline + jnp.sin(np.pi / 2 * t) * (x - baseline)):
+    bend = lambda t, x, baseline: baseline + jnp.sin(np.pi / 2 * t) * (x - baseline)
+    for path in (paths.straight_line, bend):
         got = paths.idgi(lambda x, w: jnp.dot(w, x), steps=steps, path=path)(x, baseline, w)
         np.testing.assert_allclose(got.values, expected, rtol=1e-12)
 

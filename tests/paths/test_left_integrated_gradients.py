@@ -170,6 +170,45 @@ def test_the_fraction_can_be_traced_and_can_stand_for_the_papers_threshold(x64):
     np.testing.assert_allclose(got.stop_output, 0.9 * output, rtol=1e-4)
 
 
+def curve(t, x, baseline):
+    """Slow at first, and it ends before x."""
+    return baseline + 0.8 * t**2 * (x - baseline)
+
+
+def test_along_another_path(x64):
+    """The straight line to another end at another pace: it stops at the same point."""
+    x, baseline, params = problem(4)
+    end = curve(1.0, x, baseline)
+    options = {"steps": 40, "fraction": 0.7, "pilot_steps": 3000}
+    got = paths.left_integrated_gradients(network, path=curve, **options)(x, baseline, params)
+    expected = paths.left_integrated_gradients(network, **options)(end, baseline, params)
+    np.testing.assert_allclose(got.stop**2, expected.stop, rtol=1e-5)
+    np.testing.assert_allclose(got.values, expected.values, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.output, numpy_network(end, params)[0], rtol=1e-12)
+    assert abs(float(got.completeness_gap)) < 1e-9
+
+
+def test_hoisting_changes_rounding_only(x64):
+    """A wide first layer, applied once for all points."""
+    x, baseline, params = problem(6, size=64)
+    options = {"steps": 9, "chunk_size": 4}
+    got, plain = (
+        paths.left_integrated_gradients(network, hoist=hoist, **options)(x, baseline, params)
+        for hoist in (True, False)
+    )
+    for a, b in zip(got, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    dots = [
+        str(
+            jax.make_jaxpr(paths.left_integrated_gradients(network, hoist=hoist, **options))(
+                x, baseline, params
+            )
+        ).count("dot_general")
+        for hoist in (True, False)
+    ]
+    assert dots[0] != dots[1]
+
+
 def test_what_is_not_finite_on_the_way_is_flagged():
     """Beyond the stop, where only the pilot looks."""
     f = lambda x: jnp.where(jnp.abs(x[0] - 0.75) < 0.01, jnp.nan, x[0])

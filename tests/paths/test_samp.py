@@ -120,8 +120,11 @@ def test_two_modalities(x64):
     assert int(got.evaluations) == count
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("direction", ["insertion", "both"])
+@pytest.mark.parametrize(
+    ("direction", "options"),
+    [("insertion", OPTIONS[1]), ("deletion", OPTIONS[3]), ("both", OPTIONS[5])],
+    ids=str,
+)
 def test_a_linear_function(options, direction):
     """Each pixel gets its own, so each has come to its end value, all of the way, in float32."""
     x, baseline, params = (jax.tree.map(jnp.float32, part) for part in problem(1))
