@@ -140,9 +140,12 @@ def _kernel(
 ) -> Callable[..., Any]:
     def explain(x: Any, baseline: Any, *args: Any) -> DecisionAttribution:
         integrand = _integrand.along(path, f, x, baseline, args, points=steps, hoist=hoist)
-        at, (_, shapes) = _fast.staged(integrand.at, jax.ShapeDtypeStruct((), integrand.dtype))
+        baseline_output, output = integrand.outputs()
+        # The samples depend on f, and so does t: it varies over the devices of a mesh as f does.
+        time = lambda t: trees.place_like(jnp.asarray(t, integrand.dtype), output)
+        at, (_, shapes) = _fast.staged(integrand.at, time(0))
         slope_of = _slope(integrand.attribute, shapes)
-        pilot = outputs_on_grid(lambda t: at(t)[0], pilot_steps, integrand.dtype, chunk_size)
+        pilot = outputs_on_grid(lambda t: at(time(t))[0], pilot_steps, integrand.dtype, chunk_size)
         change = jnp.diff(trees.widen(pilot))
         t, widths = _place(change, steps)
         t = t.astype(integrand.dtype)
@@ -158,7 +161,6 @@ def _kernel(
         dtype = trees.widest(total.dtype, change.dtype)
         squared_slope = jnp.sum(jnp.square(change.astype(dtype))) * pilot_steps
         gap = total.astype(dtype) - squared_slope
-        baseline_output, output = integrand.outputs()
         values = trees.cast_like(values, x)
         return DecisionAttribution(
             values,

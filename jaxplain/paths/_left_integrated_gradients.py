@@ -131,9 +131,12 @@ def left_integrated_gradients(
         integrand = _integrand.along(
             path, scalar, x, baseline, args, points=len(nodes), hoist=hoist
         )
-        at, _ = _fast.staged(integrand.at, jax.ShapeDtypeStruct((), integrand.dtype))
+        baseline_output, output = integrand.outputs()
+        # The stop depends on f, and so does t: it varies over the devices of a mesh as f does.
+        time = lambda t: trees.place_like(jnp.asarray(t, integrand.dtype), output)
+        at, _ = _fast.staged(integrand.at, time(0))
         value, gradient = (lambda t, part=part: at(t)[part] for part in (0, 1))
-        pilot = outputs_on_grid(value, pilot_steps, integrand.dtype, chunk_size)
+        pilot = outputs_on_grid(lambda t: value(time(t)), pilot_steps, integrand.dtype, chunk_size)
         stop = _first_reach(trees.widen(pilot), fraction).astype(integrand.dtype)
         t = stop * jnp.asarray(nodes, integrand.dtype)
         integral = evaluate(
@@ -143,7 +146,6 @@ def left_integrated_gradients(
             chunk_size=chunk_size,
         )
         integral = jax.tree.map(lambda leaf: leaf * stop.astype(leaf.dtype), integral)
-        baseline_output, output = integrand.outputs()
         stop_output = value(stop)
         start_to_stop = result(
             x,
