@@ -77,7 +77,6 @@ class Kernel(NamedTuple):
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
     bend: Callable = jnp.sin  # a function of each element that it takes too
-    loops: bool = False  # a while_loop: a batch asks whether any of its examples goes on
     chunks: bool = True  # has a chunk_size
 
 
@@ -119,6 +118,7 @@ KERNELS = {
         model=piecewise_linear_model,
         bend=lambda x: jnp.abs(x - 0.25),
         chunks=False,
+    ),
     "paths.idg": Kernel(
         lambda f, chunk_size: paths.idg(f, steps=24, pilot_steps=5, chunk_size=chunk_size),
         after=lambda x: (zeros(x),),
@@ -185,14 +185,12 @@ KERNELS = {
         lambda f, _: paths.samp(f, direction="both", pixels=2),
         after=lambda x: (zeros(x),),
         modes=("fwd",),
-        loops=True,
         chunks=False,
     ),
     "paths.samp_plus_plus": Kernel(
         lambda f, _: paths.samp_plus_plus(f, constraint=0.15),
         after=lambda x: (zeros(x),),
         modes=("fwd",),
-        loops=True,
         chunks=False,
     ),
     "metrics.deletion": curve(metrics.deletion),
@@ -686,8 +684,6 @@ def test_a_sharded_batch_stays_sharded(name, axis_type):
         # A while_loop over a batch asks whether any example goes on: one bit, and no other.
         reduced = re.findall(r"= (\S+) all-reduce(?:-start)?\(", text)
         assert set(reduced) <= (set() if "rev" in kernel.modes else {"pred[]"})
-        assert set(reduced) <= ({"pred[]"} if kernel.loops else set())
-        assert set(reduced) <= ({"pred[]"} if kernel.loops or "tolerance" in name else set())
         got = mapped(batch)
         for leaf in jax.tree.leaves(got):
             if leaf.sharding.is_fully_replicated:
@@ -786,8 +782,6 @@ def test_bad_input_is_named(name):
                 with pytest.raises(error, match=message):
                     explain(*kernel.before(X), X, *changed, LABEL, make_params())
     if "gradients." not in name and kernel.chunks:
-    if kernel.chunks:
-    if kernel.chunks and "gradients." not in name:
         for chunk_size, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
             with pytest.raises(error, match="chunk_size must be"):
                 kernel.make(model, chunk_size)

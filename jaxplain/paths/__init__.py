@@ -36,8 +36,8 @@ from jaxplain.paths.quadrature import (
 )
 
 __all__ = [
-    "ExactAttribution",
     "DecisionAttribution",
+    "ExactAttribution",
     "InteractionRow",
     "Interactions",
     "PathAttribution",
