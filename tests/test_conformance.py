@@ -342,6 +342,7 @@ HOST = {
     "paths.left_riemann": "a rule: numpy on the host",
     "paths.midpoint": "a rule: numpy on the host",
     "paths.right_riemann": "a rule: numpy on the host",
+    "paths.rounds": "for run.map, with its tests",
     "paths.trapezoid": "a rule: numpy on the host",
     "plots.bars": "matplotlib",
     "plots.curve": "matplotlib",
