@@ -504,8 +504,12 @@ def _time_dtype(values: Sequence[Any]) -> Any:
 def _scan(times: list[jax.Array], equation: Any, *values: Any) -> list[Any]:
     params = equation.params
     (program,) = _interpreter.programs(equation)
-    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
-    constants, carry, rows = values[:first], values[first:second], values[second:]
+    first, length = _interpreter.scan_counts(equation)
+    constants, carry, rows = (
+        values[:first],
+        values[first : first + length],
+        values[first + length :],
+    )
     dtype = _time_dtype(values)
     moving = _is_moving(carry)
     while True:  # a carry that starts still may move after the first rounds

@@ -294,6 +294,22 @@ def programs(equation: jex.JaxprEqn) -> list[jex.ClosedJaxpr]:
     return found
 
 
+def scan_counts(equation: jex.JaxprEqn) -> tuple[int, int]:
+    """How many constants a `scan` has, which come first, and how long its carry is.
+
+    Read off the ranks: rows have one axis less inside. The parameters that say so were renamed
+    between jax 0.10 and 0.12.
+    """
+    (program,) = programs(equation)
+
+    def same(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(len(o.aval.shape) == len(i.aval.shape) for o, i in pairs)
+
+    carry = same(equation.outvars, program.jaxpr.outvars)
+    return same(equation.invars, program.jaxpr.invars) - carry, carry
+
+
 def as_function(program: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
     """The program as a function of its inputs, to be called inside a trace and differentiated."""
     return jex.jaxpr_as_fun(program)

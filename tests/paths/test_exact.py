@@ -16,6 +16,7 @@ import pytest
 from jax import lax
 
 from jaxplain import adapters, models, paths, targets
+from jaxplain.evaluate import batched
 
 NODES, WEIGHTS = paths.gauss_legendre(4096)
 SEGMENTS = 400
@@ -154,7 +155,7 @@ def test_quadrature_differs_by_its_own_error(name, x64):
     assert exact.finite.all()
     assert np.median(exact.segments) > 3
     size = np.abs(flat(exact.values)).max(1, initial=0.1, keepdims=True)
-    assert np.all(np.abs(exact.completeness_gap) < 1e-10 * size[:, 0])
+    assert np.all(np.abs(exact.completeness_gap) < 1e-12 * size[:, 0])
 
     rule = lambda steps: (NODES, WEIGHTS)
     quadrature = paths.integrated_gradients(f, steps=4096, rule=rule)
@@ -428,6 +429,30 @@ def test_axioms(x64):
         np.testing.assert_allclose(values["written"], values["f"], atol=1e-12)
         equal = of["symmetric"](x.at[1].set(x[0]), jnp.zeros(6), params).values
         assert equal[0] == equal[1]
+
+
+def test_models_that_see_their_batch_and_custom_derivatives(x64):
+    """Programs behind `custom_vmap` and `custom_vjp` are entered for the breakpoints."""
+    rng = np.random.default_rng(2)
+    weights = [jnp.asarray(rng.normal(size=s)) for s in ((7, 20), (20,), (20,))]
+    x, b = jnp.asarray(rng.normal(size=(2, 3, 7)))
+    axes = (0, 0, None, None, None)
+    expected = jax.vmap(paths.exact_integrated_gradients(hidden), axes)(x, b, *weights)
+    assert int(expected.segments.min()) > 5
+
+    def model(x, weight, bias, out):
+        return jax.nn.relu(x @ weight + bias[None]) @ out
+
+    seen = batched(model, (0, None, None, None))
+    custom = jax.custom_vjp(hidden)
+    custom.defvjp(
+        lambda *inputs: jax.vjp(hidden, *inputs),
+        lambda pull, cotangent: pull(cotangent),
+    )
+    for f in (seen, custom):
+        got = jax.vmap(paths.exact_integrated_gradients(f), axes)(x, b, *weights)
+        np.testing.assert_allclose(got.values, expected.values, atol=1e-12)
+        np.testing.assert_allclose(got.breakpoints, expected.breakpoints, atol=1e-12)
 
 
 @pytest.mark.parametrize(
