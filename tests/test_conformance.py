@@ -110,6 +110,16 @@ def curve(measure):
     )
 
 
+def about_zero(measure, **options):
+    """A metric of the attribution from the zero baseline."""
+
+    def make(f, chunk_size):
+        explain = paths.integrated_gradients(f, steps=7, chunk_size=chunk_size)
+        return measure(lambda x, *args: explain(x, zeros(x), *args), **options)
+
+    return Kernel(make, before=lambda x: (KEY,))
+
+
 KERNELS = {
     "paths.exact_integrated_gradients": Kernel(
         lambda f, _: paths.exact_integrated_gradients(f, max_segments=12),
@@ -192,6 +202,16 @@ KERNELS = {
         after=lambda x: (zeros(x),),
         modes=("fwd",),
         chunks=False,
+    ),
+    "metrics.attribution_attack": about_zero(
+        metrics.attribution_attack, epsilon=0.1, top=2, steps=5, random_start=False
+    ),
+    "metrics.attribution_deviation_bound": about_zero(
+        metrics.attribution_deviation_bound, epsilon=0.1
+    ),
+    "metrics.baseline_desiderata": Kernel(
+        lambda f, chunk_size: metrics.baseline_desiderata(f, steps=7, chunk_size=chunk_size),
+        after=lambda x: (zeros(x),),
     ),
     "metrics.deletion": curve(metrics.deletion),
     "metrics.insertion": curve(metrics.insertion),
@@ -294,6 +314,28 @@ FUNCTIONS = {
     ),
     "evaluate.weighted_sum": (
         lambda x: evaluate.evaluate(lambda k: x[k], 12, evaluate.weighted_sum(x[:, 0])),
+        (SAMPLES,),
+    ),
+    "metrics.attribution_deviation_bound, linf": (
+        metrics.attribution_deviation_bound(
+            gradients.input_x_gradient(model), epsilon=0.1, norm="linf", iterations=3
+        ),
+        (KEY, X, LABEL, make_params()),
+    ),
+    "metrics.disparity": (
+        lambda k, v: metrics.disparity(
+            k, v[:, 0], jnp.arange(12) % 3, number_of_groups=4, permutations=20
+        ),
+        (KEY, SAMPLES),
+    ),
+    "metrics.modality_shares": (
+        lambda v, w: metrics.modality_shares({"image": v, "text": (w, v)}),
+        (SAMPLES, MASK),
+    ),
+    "metrics.modality_summary": (
+        lambda v: metrics.modality_summary(
+            metrics.ModalityShares({"a": v[:, 0]}, {"a": v[:, 1]}, {"a": v[:, 2]}, v[:, 0] < 9)
+        ),
         (SAMPLES,),
     ),
     "metrics.over_examples": (
@@ -637,7 +679,10 @@ def test_trees_give_what_the_vector_gives(name, tree):
         return
     if kernel.scalar:
         assert_close(join(got.values), expected.values)
-        assert_close(got[1:], expected[1:])
+        # A further field may be a tree like x, such as an input that was looked for.
+        like_x = lambda field: jax.tree.structure(field) == jax.tree.structure(x)
+        rest = tuple(join(field) if like_x(field) else field for field in got[1:])
+        assert_close(rest, tuple(expected[1:]))
     else:  # the random orderings differ: leaves are drawn in the order of the tree
         assert_close(got.scores, expected.scores)
 
