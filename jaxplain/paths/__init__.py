@@ -20,6 +20,11 @@ from jaxplain.paths._left_integrated_gradients import (
 )
 from jaxplain.paths._path_attribution import path_attribution
 from jaxplain.paths._product import product
+from jaxplain.paths._adversarial_gradient_integration import adversarial_gradient_integration
+from jaxplain.paths._guided_integrated_gradients import guided_integrated_gradients
+from jaxplain.paths._ig2 import ig2
+from jaxplain.paths._integrated_gradients import integrated_gradients
+from jaxplain.paths._mfaba import mfaba
 from jaxplain.paths._result import PathAttribution
 from jaxplain.paths._rounds import rounds
 from jaxplain.paths._samp import samp, samp_plus_plus
@@ -44,6 +49,7 @@ __all__ = [
     "StoppedAttribution",
     "blur",
     "blur_integrated_gradients",
+    "adversarial_gradient_integration",
     "clenshaw_curtis",
     "composite",
     "exact_integrated_gradients",
@@ -51,11 +57,14 @@ __all__ = [
     "gauss_legendre",
     "idg",
     "idgi",
+    "guided_integrated_gradients",
+    "ig2",
     "integrated_gradients",
     "integrated_hessian_row",
     "integrated_hessians",
     "left_integrated_gradients",
     "left_riemann",
+    "mfaba",
     "midpoint",
     "path_attribution",
     "product",
