@@ -101,6 +101,16 @@ def importance(x):
     )
 
 
+def several(x):
+    """Three baselines, none of them among `variants`."""
+
+    def stack(leaf):
+        n = functools.partial(jnp.asarray, dtype=leaf.dtype)
+        return jnp.stack([0 * leaf, n(-0.45) * leaf, n(0.2) + n(0.1) * leaf])
+
+    return jax.tree.map(stack, x)
+
+
 def curve(measure):
     return Kernel(
         lambda f, chunk_size: measure(f, step_size=0.3, random_orderings=2, chunk_size=chunk_size),
@@ -127,6 +137,54 @@ KERNELS = {
         modes=("fwd",),  # a while_loop stands in between
         model=piecewise_linear_model,
         bend=lambda x: jnp.abs(x - 0.25),
+        chunks=False,
+    ),
+    "paths.adversarial_gradient_integration": Kernel(
+        lambda f, chunk_size: paths.adversarial_gradient_integration(
+            f, classes=3, steps=5, step_size=0.11, chunk_size=chunk_size
+        ),
+        before=lambda x: (KEY,),
+    ),
+    "paths.adversarial_gradient_integration, from x": Kernel(
+        lambda f, chunk_size: paths.adversarial_gradient_integration(
+            f, classes=3, targets=1, steps=5, progressive=False, chunk_size=chunk_size
+        ),
+        before=lambda x: (KEY,),
+    ),
+    "paths.guided_integrated_gradients": Kernel(
+        lambda f, _: paths.guided_integrated_gradients(f, steps=7, max_distance=0.3),
+        after=lambda x: (zeros(x),),
+        chunks=False,
+    ),
+    "paths.ig2": Kernel(
+        lambda f, chunk_size: paths.ig2(f, steps=5, step_size=0.1, chunk_size=chunk_size),
+        after=lambda x: (several(x),),
+    ),
+    "paths.ig2, representation": Kernel(
+        lambda f, chunk_size: paths.ig2(
+            f,
+            representation=lambda x, *_: jax.tree.map(jnp.tanh, x),
+            steps=5,
+            step_size=0.1,
+            chunk_size=chunk_size,
+        ),
+        after=lambda x: (several(x),),
+    ),
+    "paths.mfaba": Kernel(
+        lambda f, _: paths.mfaba(f, classes=3, steps=5, step_size=0.05), chunks=False
+    ),
+    "paths.mfaba, smooth, cosine": Kernel(
+        lambda f, _: paths.mfaba(
+            f, classes=3, steps=5, step_size=0.02, norm="smooth", integral="cosine"
+        ),
+        chunks=False,
+    ),
+    "paths.mfaba, accumulate": Kernel(
+        lambda f, _: paths.mfaba(f, classes=3, steps=5, step_size=0.05, accumulate=True),
+        chunks=False,
+    ),
+    "paths.mfaba, norm": Kernel(
+        lambda f, _: paths.mfaba(f, classes=3, steps=5, step_size=0.05, integral="norm"),
         chunks=False,
     ),
     "paths.idg": Kernel(
@@ -182,9 +240,6 @@ KERNELS = {
         ),
         leaf_is_whole=True,
     ),
-    "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f)),
-    "gradients.saliency, signed": Kernel(lambda f, _: gradients.saliency(f, absolute=False)),
-    "gradients.input_x_gradient": Kernel(lambda f, _: gradients.input_x_gradient(f)),
     "paths.left_integrated_gradients": Kernel(
         lambda f, chunk_size: paths.left_integrated_gradients(
             f, steps=7, fraction=0.6, chunk_size=chunk_size
@@ -213,6 +268,11 @@ KERNELS = {
         lambda f, chunk_size: metrics.baseline_desiderata(f, steps=7, chunk_size=chunk_size),
         after=lambda x: (zeros(x),),
     ),
+    "gradients.saliency": Kernel(lambda f, _: gradients.saliency(f), chunks=False),
+    "gradients.saliency, signed": Kernel(
+        lambda f, _: gradients.saliency(f, absolute=False), chunks=False
+    ),
+    "gradients.input_x_gradient": Kernel(lambda f, _: gradients.input_x_gradient(f), chunks=False),
     "metrics.deletion": curve(metrics.deletion),
     "metrics.insertion": curve(metrics.insertion),
 }
@@ -668,7 +728,7 @@ def test_trees_give_what_the_vector_gives(name, tree):
     explain = kernel.make(f, 3)
     x = split(X)
     # The arguments are the vector's, split: the ranks of a metric follow the order of the leaves.
-    after = tuple(split(a) for a in kernel.after(X))
+    after = tuple(jax.vmap(split)(a) if a.ndim > X.ndim else split(a) for a in kernel.after(X))
     got = explain(*kernel.before(x), x, *after, LABEL, make_params())
     expected = call(kernel, X)
     if kernel.pairs:
@@ -818,7 +878,7 @@ def test_bad_input_is_named(name):
         explain = kernel.make(model, 3)
         for place, wrong in enumerate(after):
             for bad, error, message in (
-                (wrong[:3], ValueError, r"must have the shape of x, \(6,\), but has \(3,\)"),
+                (wrong[..., :3], ValueError, r"must have the shape of x, \(6,\), but has \(3,\)"),
                 ({"x": wrong}, ValueError, "must be the same tree as x"),
                 (jnp.ones_like(wrong, bool), TypeError, "dtype of x, float32|must be float"),
                 ("black", TypeError, r"is a str \('black'\)"),
@@ -827,7 +887,7 @@ def test_bad_input_is_named(name):
                 changed[place] = bad
                 with pytest.raises(error, match=message):
                     explain(*kernel.before(X), X, *changed, LABEL, make_params())
-    if "gradients." not in name and kernel.chunks:
+    if kernel.chunks:
         for chunk_size, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
             with pytest.raises(error, match="chunk_size must be"):
                 kernel.make(model, chunk_size)

@@ -3,10 +3,13 @@
 values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 """
 
+from jaxplain.paths._adversarial_gradient_integration import adversarial_gradient_integration
 from jaxplain.paths._blur import blur, blur_integrated_gradients
 from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
+from jaxplain.paths._guided_integrated_gradients import guided_integrated_gradients
 from jaxplain.paths._idg import DecisionAttribution, idg
 from jaxplain.paths._idgi import idgi
+from jaxplain.paths._ig2 import ig2
 from jaxplain.paths._integrated_gradients import integrated_gradients
 from jaxplain.paths._integrated_hessians import (
     InteractionRow,
@@ -18,13 +21,9 @@ from jaxplain.paths._left_integrated_gradients import (
     StoppedAttribution,
     left_integrated_gradients,
 )
+from jaxplain.paths._mfaba import mfaba
 from jaxplain.paths._path_attribution import path_attribution
 from jaxplain.paths._product import product
-from jaxplain.paths._adversarial_gradient_integration import adversarial_gradient_integration
-from jaxplain.paths._guided_integrated_gradients import guided_integrated_gradients
-from jaxplain.paths._ig2 import ig2
-from jaxplain.paths._integrated_gradients import integrated_gradients
-from jaxplain.paths._mfaba import mfaba
 from jaxplain.paths._result import PathAttribution
 from jaxplain.paths._rounds import rounds
 from jaxplain.paths._samp import samp, samp_plus_plus
@@ -47,9 +46,9 @@ __all__ = [
     "Interactions",
     "PathAttribution",
     "StoppedAttribution",
+    "adversarial_gradient_integration",
     "blur",
     "blur_integrated_gradients",
-    "adversarial_gradient_integration",
     "clenshaw_curtis",
     "composite",
     "exact_integrated_gradients",

@@ -128,7 +128,7 @@ def adversarial_gradient_integration(
                 point = _walks.choose(stopped, point, moved)
                 return (point, values, taken + (~stopped).astype(jnp.int32), stopped), None
 
-            zero = trees.place_like(jnp.zeros((), jnp.int32), output)
+            zero = _walks.none(output)
             state = (origin, _walks.zeros(x), zero, zero > 0)
             (point, values, taken, _), _ = walk(state, step, steps)
             return values, trees.widen(score(trees.cast_like(point, x))), taken
@@ -136,7 +136,8 @@ def adversarial_gradient_integration(
         mean = weighted_sum(jnp.full(targets, 1 / targets))
         values, at_ends, taken = evaluate(walk_towards, targets, mean, chunk_size=chunk_size)
         evaluations = jnp.round(2 * targets * taken)
-        return result(x, x, (at_ends, output), values, evaluations=evaluations)
+        explained = result(x, x, (at_ends, output), values, evaluations=evaluations)
+        return explained._replace(baseline_output=at_ends.astype(output.dtype))
 
     def explain(key: jax.Array, x: Any, label: Any, *args: Any) -> PathAttribution:
         checks.key(key)

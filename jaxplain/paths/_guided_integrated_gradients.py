@@ -209,7 +209,7 @@ def _groups(
         done = jnp.where(suffices, done, threshold)
         return (done, jnp.where(suffices, need, need - reach)), threshold
 
-    none = trees.place_like(jnp.full((), -1, int_type), need)
+    none = _walks.none(need, int_type) - 1
     # Each group takes m features or all that are left, so this many take them all.
     (done, _), thresholds = jax.lax.scan(group, (none, need), length=-(-n // m))
     return ranks, done, thresholds[-1]

@@ -101,18 +101,21 @@ def ig2(
     def kernel(x: Any, references: Any, *args: Any) -> PathAttribution:
         count = jax.tree.leaves(references)[0].shape[0]
 
-        def reference(index: jax.Array) -> Any:
-            return jax.tree.map(lambda leaf: leaf[index], references)
-
-        first = jax.tree.map(lambda leaf: leaf[0], references)
-        x = trees.place_like(x, jax.eval_shape(trees.subtract, x, first))
+        first = lambda x, references: trees.subtract(x, jax.tree.map(lambda r: r[0], references))
+        x = trees.place_like(x, jax.eval_shape(first, x, references))
         x = trees.vary_with_output(scalar, x, *args)
+        references = jax.vmap(lambda reference: trees.place_like(reference, x))(references)
+
+        def reference(index: jax.Array) -> Any:
+            take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+            return jax.tree.map(take, references)
+
         at, _ = _fast.staged(lambda z: both(z, *args), x)
         output, _ = at(x)
         origin = trees.widen(x)
 
         def walk_towards(index: jax.Array) -> Any:
-            aim = trees.widen(at(trees.place_like(reference(index), x))[1])
+            aim = trees.widen(at(reference(index))[1])
 
             def step(state: Any, _: jax.Array) -> tuple[Any, None]:
                 point, values = state
@@ -157,20 +160,26 @@ def _references(value: Any, x: Any) -> Any:
             f"references must be the same tree as x, but is {structure} where x is {expected}."
         )
     value = jax.tree.map(jnp.asarray, value)
-    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(value) if leaf.ndim}
+    counts = set()
     for (path, leaf), other in zip(
         jax.tree_util.tree_flatten_with_path(value)[0], jax.tree.leaves(x), strict=True
     ):
         place = jax.tree_util.keystr(path)
-        if leaf.ndim == 0 or leaf.shape[1:] != other.shape or len(lengths) != 1 or 0 in lengths:
+        if leaf.ndim == 0 or leaf.shape[1:] != other.shape:
             raise ValueError(
-                f"references{place} must have the shape of x{place}, {other.shape}, behind a "
-                f"leading axis of the references, at least one and as many in each leaf, but has "
-                f"{leaf.shape}. For one reference: `reference[None]`."
+                f"each of references{place} must have the shape of x{place}, {other.shape}, but "
+                f"has {leaf.shape[1:]}: references{place} has shape {leaf.shape}, and its first "
+                "axis counts the references. For a single one: `reference[None]`."
             )
         if leaf.dtype != other.dtype:
             raise TypeError(
                 f"references{place} must have the dtype of x{place}, {other.dtype}, but has "
                 f"{leaf.dtype}. Convert one: `references.astype(x.dtype)`."
             )
+        counts.add(leaf.shape[0])
+    if len(counts) > 1 or counts == {0}:
+        raise ValueError(
+            "references must hold the same number of references in each leaf, at least one, but "
+            f"their first axes have lengths {sorted(counts)}."
+        )
     return value

@@ -92,6 +92,15 @@ def zeros(x: Any) -> Any:
     return trees.place_like(jax.tree.map(jnp.zeros_like, x), x)
 
 
+def none(like: jax.Array, dtype: Any = jnp.int32) -> jax.Array:
+    """The number 0, made of a scalar that depends on the example: where a count starts.
+
+    On a mesh of Explicit axes a loop that starts from a literal scalar cannot be batched (jax
+    0.10.2).
+    """
+    return (jnp.isfinite(like) & False).astype(dtype)
+
+
 def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     """`yes` where the scalar condition holds, else `no`, leaf by leaf."""
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
@@ -129,4 +138,5 @@ def best(scores: jax.Array) -> jax.Array:
 
 def only(index: jax.Array, scores: jax.Array) -> jax.Array:
     """One at the index, zero elsewhere, like the scores: what pulls back the gradient of one."""
-    return (jnp.arange(scores.size, dtype=jnp.int32) == index).astype(scores.dtype)
+    here = jnp.arange(scores.size, dtype=jnp.int32) == index
+    return trees.place_like(here.astype(scores.dtype), scores)

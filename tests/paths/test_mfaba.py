@@ -8,11 +8,11 @@ import pytest
 from jaxplain.paths import mfaba
 
 
-def twin(c, label, steps, step_size, norm, bounds):
-    """The points of the walk and the gradients there."""
-    points, gradients = [np.array(c.x)], []
+def twin(c, label, steps, step_size, norm, bounds, accumulate=False):
+    """The points of the walk and the gradients there, or their sums so far."""
+    points, gradients, g = [np.array(c.x)], [], np.zeros(c.x.shape)
     for _ in range(steps):
-        g = c.gradient(points[-1], label)
+        g = c.gradient(points[-1], label) + (g if accumulate else 0)
         gradients.append(g)
         way = g / np.sqrt(np.sum(g**2)) if norm == "sharp" else np.sign(g)
         moved = points[-1] - step_size * way
@@ -38,28 +38,37 @@ def integrate(points, gradients, integral):
 
 
 @pytest.mark.pins
-@pytest.mark.parametrize("norm", ["sharp", "smooth"])
-@pytest.mark.parametrize("integral", ["path", "cosine", "norm"])
-def test_the_twin_agrees(classifier, close, norm, integral):
+@pytest.mark.parametrize(
+    ("norm", "integral", "bounds", "accumulate"),
+    [
+        ("sharp", "path", None, False),
+        ("smooth", "path", (0.1, 0.9), False),
+        ("smooth", "path", None, True),
+        ("sharp", "cosine", (0.1, 0.9), False),
+        ("smooth", "norm", None, False),
+    ],
+)
+def test_the_twin_agrees(classifier, close, norm, integral, bounds, accumulate):
     c = classifier
-    for steps, step_size, bounds in ((40, 0.1, None), (4, 0.02, (0.1, 0.9))):
-        options = {"steps": steps, "step_size": step_size, "norm": norm, "bounds": bounds}
-        explain = mfaba(c.score, classes=5, integral=integral, **options)
-        for label in (c.label, (c.label + 1) % 5):  # the second is misclassified from the start
-            got = explain(c.x, label, c.params)
-            points, gradients = twin(c, label, **options)
-            expected = integrate(points, gradients, integral)
-            close(got.values, expected)
-            at_end = c.values(points[-1])[label]
-            np.testing.assert_allclose(got.baseline_output, at_end, atol=1e-12)
-            gap = expected.sum() - (c.values(c.x)[label] - at_end)
-            np.testing.assert_allclose(got.completeness_gap, gap, atol=1e-9)
-            assert int(got.evaluations) == len(points) - (integral == "path")
-            assert bool(got.finite)
-            if bounds is None:
-                assert len(points) <= 40, "the walk should cross the boundary"
-            if label != c.label:
-                assert len(points) == 2, "at least one step, even where misclassified"
+    step_size = 0.02 if accumulate else 0.1
+    options = {"steps": 40, "step_size": step_size, "norm": norm, "bounds": bounds}
+    options |= {"accumulate": accumulate}
+    explain = mfaba(c.score, classes=5, integral=integral, **options)
+    for label in (c.label, (c.label + 1) % 5):  # the second is misclassified from the start
+        got = explain(c.x, label, c.params)
+        points, gradients = twin(c, label, **options)
+        expected = integrate(points, gradients, integral)
+        close(got.values, expected)
+        at_end = c.values(points[-1])[label]
+        np.testing.assert_allclose(got.baseline_output, at_end, atol=1e-12)
+        gap = expected.sum() - (c.values(c.x)[label] - at_end)
+        np.testing.assert_allclose(got.completeness_gap, gap, atol=1e-9)
+        assert int(got.evaluations) == len(points) - (integral == "path")
+        assert bool(got.finite)
+        if bounds is None:
+            assert len(points) <= 40, "the walk should cross the boundary"
+        if label != c.label:
+            assert len(points) == 2, "at least one step, even where misclassified"
 
 
 def linear(x, label, weights):
@@ -85,14 +94,14 @@ def test_linear_functions_are_exact_and_stop_at_the_boundary(x64, integral):
 @pytest.mark.parametrize("integral", ["path", "cosine", "norm"])
 def test_where_there_is_no_gradient_the_walk_stays(x64, integral):
     flat = lambda x, label: jnp.array([2.0, 1.0])[label] + 0 * jnp.sum(x)
-    for norm in ("sharp", "smooth"):
+    for norm in ("smooth", "sharp"):
         explain = mfaba(flat, classes=2, steps=3, norm=norm, integral=integral)
         got = explain(jnp.ones(4), 0)
         assert np.all(np.asarray(got.values) == 0)
         assert float(got.completeness_gap) == 0
         assert bool(got.finite)
-        slope = jax.grad(lambda x, e=explain: jnp.sum(e(x, 0).values ** 2))(jnp.ones(4))
-        assert np.all(np.asarray(slope) == 0)
+    slope = jax.grad(lambda x: jnp.sum(explain(x, 0).values ** 2))(jnp.ones(4))
+    assert np.all(np.asarray(slope) == 0)
 
 
 def test_the_gap_is_of_first_order_and_dummies_have_none(x64):
@@ -123,6 +132,7 @@ def test_bad_options_are_named():
         ({"classes": 1}, ValueError, "classes must be at least 2"),
         ({"norm": "l1"}, ValueError, 'norm must be "sharp" or "smooth", but is \'l1\''),
         ({"integral": "line"}, ValueError, 'integral must be "path", "cosine" or "norm"'),
+        ({"integral": "norm", "accumulate": True}, ValueError, 'belongs to integral="path"'),
         ({"step_size": -1.0}, ValueError, "step_size must be at least 0"),
         ({"bounds": [0, 1, 2]}, TypeError, "bounds must be two numbers"),
     ):
