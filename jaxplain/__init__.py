@@ -20,6 +20,7 @@ __all__ = [
     "batched",
     "estimates",
     "evaluate",
+    "expected_gradients",
     "gradients",
     "input_x_gradient",
     "integrated_gradients",
@@ -39,6 +40,7 @@ __all__ = [
 # The few functions with a name at the top, and the room each lives in.
 _HEADLINES = {
     "batched": "evaluate",
+    "expected_gradients": "paths",
     "input_x_gradient": "gradients",
     "integrated_gradients": "paths",
     "saliency": "gradients",

@@ -1,7 +1,19 @@
-"""Attributions by one gradient."""
+"""Attributions by one gradient, and their averages under noise."""
 
 from jaxplain.gradients._input_x_gradient import input_x_gradient
 from jaxplain.gradients._result import GradientAttribution
 from jaxplain.gradients._saliency import saliency
+from jaxplain.gradients._smoothgrad import smoothgrad
+from jaxplain.gradients._smoothgrad_squared import smoothgrad_squared
+from jaxplain.gradients._smoothing import SmoothedAttribution
+from jaxplain.gradients._vargrad import vargrad
 
-__all__ = ["GradientAttribution", "input_x_gradient", "saliency"]
+__all__ = [
+    "GradientAttribution",
+    "SmoothedAttribution",
+    "input_x_gradient",
+    "saliency",
+    "smoothgrad",
+    "smoothgrad_squared",
+    "vargrad",
+]

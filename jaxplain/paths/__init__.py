@@ -6,6 +6,8 @@ values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 from jaxplain.paths._adversarial_gradient_integration import adversarial_gradient_integration
 from jaxplain.paths._blur import blur, blur_integrated_gradients
 from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
+from jaxplain.paths._expected_gradients import expected_gradients
+from jaxplain.paths._gradient_shap import gradient_shap
 from jaxplain.paths._guided_integrated_gradients import guided_integrated_gradients
 from jaxplain.paths._idg import DecisionAttribution, idg
 from jaxplain.paths._idgi import idgi
@@ -21,12 +23,14 @@ from jaxplain.paths._left_integrated_gradients import (
     StoppedAttribution,
     left_integrated_gradients,
 )
+from jaxplain.paths._lpi import lpi
 from jaxplain.paths._mfaba import mfaba
 from jaxplain.paths._path_attribution import path_attribution
 from jaxplain.paths._product import product
 from jaxplain.paths._result import PathAttribution
 from jaxplain.paths._rounds import rounds
 from jaxplain.paths._samp import samp, samp_plus_plus
+from jaxplain.paths._sampling import SampledAttribution
 from jaxplain.paths._straight_line import straight_line
 from jaxplain.paths.quadrature import (
     clenshaw_curtis,
@@ -45,6 +49,7 @@ __all__ = [
     "InteractionRow",
     "Interactions",
     "PathAttribution",
+    "SampledAttribution",
     "StoppedAttribution",
     "adversarial_gradient_integration",
     "blur",
@@ -52,17 +57,20 @@ __all__ = [
     "clenshaw_curtis",
     "composite",
     "exact_integrated_gradients",
+    "expected_gradients",
     "gauss_kronrod",
     "gauss_legendre",
+    "gradient_shap",
+    "guided_integrated_gradients",
     "idg",
     "idgi",
-    "guided_integrated_gradients",
     "ig2",
     "integrated_gradients",
     "integrated_hessian_row",
     "integrated_hessians",
     "left_integrated_gradients",
     "left_riemann",
+    "lpi",
     "mfaba",
     "midpoint",
     "path_attribution",
