@@ -265,6 +265,10 @@ KERNELS = {
         ),
         leaf_is_whole=True,
     ),
+    "paths.expected_hessian_row": by_samples(paths.expected_hessian_row, "stratified")._replace(
+        after=lambda x: (several(x), importance(x))
+    ),
+    "paths.expected_hessians": by_samples(paths.expected_hessians, "random")._replace(pairs=True),
     "paths.expected_gradients": by_samples(paths.expected_gradients, "stratified"),
     "paths.gradient_shap": by_samples(paths.gradient_shap, "random"),
     "paths.lpi": by_samples(
@@ -771,18 +775,20 @@ def test_trees_give_what_the_vector_gives(name, tree):
     after = tuple(jax.vmap(split)(a) if a.ndim > X.ndim else split(a) for a in kernel.after(X))
     got = explain(*kernel.before(x), x, *after, LABEL, make_params())
     expected = call(kernel, X, explain=make(kernel.model, 3))
-    if kernel.pairs:
-        assert_close(join_pairs(join, got.values, x), expected.values)
-    elif kernel.scalar:
+    if kernel.scalar and not kernel.pairs:
         assert jax.tree.structure(got.values) == jax.tree.structure(x)
     if kernel.leaf_is_whole:
         return
     if kernel.scalar:
-        like_x = lambda field: jax.tree.structure(field) == jax.tree.structure(x)
-        joined = tuple(join(field) if like_x(field) else field for field in got)
-        if not kernel.pairs:
-            assert_close(joined[0], expected.values)
-        assert_close(joined[1:], tuple(expected[1:]))
+        alike = lambda field, tree: jax.tree.structure(field) == jax.tree.structure(tree)
+        whole = lambda field: (
+            join(field)
+            if alike(field, x)
+            else join_pairs(join, field, x)
+            if kernel.pairs and alike(field, got.values)
+            else field
+        )
+        assert_close(tuple(map(whole, got)), tuple(expected))
     else:  # the random orderings differ: leaves are drawn in the order of the tree
         assert_close(got.scores, expected.scores)
 

@@ -7,6 +7,12 @@ from jaxplain.paths._adversarial_gradient_integration import adversarial_gradien
 from jaxplain.paths._blur import blur, blur_integrated_gradients
 from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
 from jaxplain.paths._expected_gradients import expected_gradients
+from jaxplain.paths._expected_hessians import (
+    SampledInteractionRow,
+    SampledInteractions,
+    expected_hessian_row,
+    expected_hessians,
+)
 from jaxplain.paths._gradient_shap import gradient_shap
 from jaxplain.paths._guided_integrated_gradients import guided_integrated_gradients
 from jaxplain.paths._idg import DecisionAttribution, idg
@@ -50,6 +56,8 @@ __all__ = [
     "Interactions",
     "PathAttribution",
     "SampledAttribution",
+    "SampledInteractionRow",
+    "SampledInteractions",
     "StoppedAttribution",
     "adversarial_gradient_integration",
     "blur",
@@ -58,6 +66,8 @@ __all__ = [
     "composite",
     "exact_integrated_gradients",
     "expected_gradients",
+    "expected_hessian_row",
+    "expected_hessians",
     "gauss_kronrod",
     "gauss_legendre",
     "gradient_shap",
