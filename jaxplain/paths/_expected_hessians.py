@@ -115,8 +115,8 @@ def expected_hessians(
         >>> explain = expected_hessians(lambda x: x[0] * x[1], samples=256, positions="qmc")
         >>> baselines = jnp.array([[0.0, 0.0], [0.0, 1.0]])
         >>> result = explain(jax.random.key(0), jnp.array([1.0, 2.0]), baselines)
-        >>> result.values.round(1).tolist(), float(result.baseline_output)
-        ([[0.9, 0.4], [0.4, 0.4]], 0.0)
+        >>> [round(float(value), 1) for value in result.values.ravel()]
+        [0.9, 0.4, 0.4, 0.4]
 
     References:
         Janizek, Sturmfels and Lee, "Explaining Explanations: Axiomatic Feature Interactions for
@@ -194,7 +194,7 @@ def expected_hessian_row(
         >>> explain = expected_hessian_row(lambda x: x[0] * x[1], samples=256, positions="qmc")
         >>> baselines, first = jnp.array([[0.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0])
         >>> result = explain(jax.random.key(0), jnp.array([1.0, 2.0]), baselines, first)
-        >>> result.values.round(1).tolist()
+        >>> [round(float(value), 1) for value in result.values]
         [0.9, 0.4]
 
     References:

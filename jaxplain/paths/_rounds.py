@@ -55,8 +55,8 @@ def rounds(
         >>> state = steps.init(*arguments)
         >>> while not steps.done(state, *arguments):
         ...     state = steps.advance(state, *arguments)
-        >>> steps.finish(state, *arguments).values.round(2).tolist()
-        [0.0, 1.72]
+        >>> [round(float(value), 4) for value in steps.finish(state, *arguments).values]
+        [0.0, 1.7183]
 
     References:
         As `integrated_gradients`; docs/architecture.md, "To a tolerance".
