@@ -23,6 +23,7 @@ def expected_gradients(
     samples: int = 200,
     positions: str = "stratified",
     chunk_size: int = 16,
+    hoist: bool = True,
 ) -> Callable[..., SampledAttribution]:
     """Expected Gradients of a scalar function, for one example, with standard errors.
 
@@ -41,6 +42,10 @@ def expected_gradients(
         chunk_size: samples evaluated at once, at most. It changes memory and speed, and the result
             only by rounding. Under `vmap` the samples in flight are `chunk_size` times the batch:
             take 1 to 4.
+        hoist: whether the affine operations that f begins with are applied once to each baseline in
+            place of once for each sample, where that saves counted FLOPs: with fewer baselines than
+            samples, and more so in a batch that shares its baselines. It changes the result by
+            rounding only. Static.
 
     Returns:
         `explain(key, x, baselines, *args) -> SampledAttribution`, a pure function, jitted inside.
@@ -87,6 +92,7 @@ def expected_gradients(
             samples=samples,
             positions=positions,
             chunk_size=chunk_size,
+            hoist=hoist,
         )
 
     return from_baselines(scalar, kernel)

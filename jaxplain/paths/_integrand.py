@@ -25,7 +25,7 @@ Path = Callable[[Any, Any, Any], Any]
 # What a point costs beside the model, for each element of the line: the point is formed and the
 # gradient added to a compensated sum, all of it bound by memory. In FLOPs of a contraction; a
 # convolutional stem that saved 120 for each further element made a CNN 1.5 times slower.
-_LINE_FLOPS_PER_ELEMENT = 256
+LINE_FLOPS_PER_ELEMENT = 256
 
 
 class Integrand(NamedTuple):
@@ -142,6 +142,6 @@ def _checked(point: Any, x: Any) -> Any:
 
 def _pays(split: _affine.Split, points: int) -> bool:
     """Whether the FLOPs counted over all points fall."""
-    before = points * (2 * split.flops + _LINE_FLOPS_PER_ELEMENT * split.elements)
-    after = 3 * split.flops + points * _LINE_FLOPS_PER_ELEMENT * split.cut_elements
+    before = points * (2 * split.flops + LINE_FLOPS_PER_ELEMENT * split.elements)
+    after = 3 * split.flops + points * LINE_FLOPS_PER_ELEMENT * split.cut_elements
     return after < before

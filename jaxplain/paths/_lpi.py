@@ -134,6 +134,7 @@ def lpi(
             positions=positions,
             chunk_size=chunk_size,
             weights=weights,
+            hoist=True,
         )
         # A baseline that is not a number has no distance, and must not go unseen.
         return result._replace(finite=result.finite & trees.finite(baselines, distances))

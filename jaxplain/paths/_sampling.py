@@ -51,8 +51,9 @@ import numpy as np
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
 from jaxplain.evaluate._moments import mean_and_variance, root
+from jaxplain.paths import _integrand
 from jaxplain.paths._straight_line import line_between
-from jaxplain.rewrite import _fast
+from jaxplain.rewrite import _affine, _fast
 
 POSITIONS = ("stratified", "random", "qmc")
 
@@ -242,6 +243,7 @@ def explain_by_samples(
     chunk_size: int,
     noisy: Callable[[jax.Array], Any] | None = None,
     weights: jax.Array | None = None,
+    hoist: bool = False,
 ) -> SampledAttribution:
     """The attribution by samples of the line from a baseline to x.
 
@@ -258,19 +260,34 @@ def explain_by_samples(
         chunk_size: the most samples evaluated at once.
         noisy: from a key to what takes the place of x in one sample.
         weights: shape (baselines,), p_b; equal where not given.
+        hoist: whether to look for an affine prefix of f, to be applied to each baseline once in
+            place of once for each sample. Not with noise, which differs from sample to sample. Its
+            transpose stays in the loop: the standard error is one of values like x.
     """
     count = jax.tree.leaves(baselines)[0].shape[0]
     plan = design(samples, count, positions)
-    output, _ = _fast.staged(lambda z: f(z, *args), x)
-    take = lambda k: row(baselines, k)
     # Many baselines: f at those of the samples, in the same pass, so that what the two have in
     # common cancels in the gap. Few: f at each, apart.
     in_pass = count > plan.samples
+    function: Callable[[Any], jax.Array] = lambda point: f(point, *args)
+    split = _affine.split(function, x) if hoist and noisy is None and not in_pass else None
+    if split is not None and not _pays(split, plan.samples, count):
+        split = None
+    rest, end, starts = function, x, baselines
+    if split is not None:
+        rest, end, starts = split.rest, split.prefix(x), jax.vmap(split.prefix)(baselines)
+        _, transpose = jax.vjp(split.prefix, x)
+    output, _ = _fast.staged(rest, end)
+    take = lambda k: row(starts, k)
 
     def sample(key: jax.Array, chosen: jax.Array, t: jax.Array) -> tuple[Any, Any, Any]:
         baseline = take(chosen)
-        line, velocity = line_between(baseline, x if noisy is None else noisy(key))
-        gradient = jax.grad(f)(line(t), *args)
+        to = end if noisy is None else noisy(key)
+        line, velocity = line_between(baseline, to)
+        gradient = jax.grad(rest)(line(t))
+        if split is not None:
+            (gradient,) = transpose(gradient)
+            velocity = trees.subtract(trees.widen(x), trees.widen(row(baselines, chosen)))
         values = trees.multiply(velocity, trees.widen(gradient))
         # Numbers as arrays of one: on a mesh of Explicit axes a loop whose state is a scalar cannot
         # be batched (jax 0.10.2).
@@ -285,7 +302,7 @@ def explain_by_samples(
 
     mean, variance = average(key, sample, count, plan, positions, chunk_size)
     values, total, start = mean
-    at_x = output(x)
+    at_x = output(end)
     if in_pass:
         (baseline_output,) = start
     else:
@@ -311,6 +328,13 @@ def explain_by_samples(
         jnp.int32(plan.samples),
         trees.finite(x, baselines, at_x, baseline_output, values),
     )
+
+
+def _pays(split: _affine.Split, samples: int, baselines: int) -> bool:
+    """Whether the counted FLOPs fall: the prefix at each baseline and at x, not at each sample."""
+    saved = (samples - baselines - 1) * split.flops
+    longer = split.cut_elements - split.elements
+    return saved > samples * _integrand.LINE_FLOPS_PER_ELEMENT * longer
 
 
 def from_baselines(

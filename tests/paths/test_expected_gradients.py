@@ -361,3 +361,33 @@ def test_a_baseline_that_is_not_finite_is_flagged():
 
 def test_the_headline_is_the_function():
     assert jaxplain.expected_gradients is paths.expected_gradients
+
+
+@pytest.mark.parametrize("positions", ["random", "stratified", "qmc"])
+def test_hoisting_changes_rounding_only(positions, x64):
+    """A dense first layer: each baseline passes it once, and the numbers stay."""
+    keys = jax.random.split(jax.random.key(5), 5)
+    shapes = ((12, 6), (6, 3), (4, 12), (5, 12), (5,))
+    first, second, x, baselines, _ = (
+        jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)
+    )
+
+    def f(x, first, second):
+        return jnp.sum(jnp.tanh(jnp.dot(jnp.tanh(jnp.dot(x, first)), second)))
+
+    whole = {"chunk_size": 1000}
+    arguments = jax.random.split(keys[4], 4), x, baselines, first, second
+
+    def batch(hoist):
+        explain = paths.expected_gradients(f, samples=40, positions=positions, hoist=hoist, **whole)
+        mapped = jax.vmap(explain, (0, 0, None, None, None))
+        return jax.jit(mapped).lower(*arguments)
+
+    on, off = batch(True).compile(), batch(False).compile()
+    # All samples at once, since XLA counts the body of a loop once. Forward through the first
+    # layer goes each of 40 samples of 4 examples, or each of 5 baselines and of the examples.
+    flops = [compiled.cost_analysis()["flops"] for compiled in (on, off)]
+    samples = int(on(*arguments).evaluations[0])
+    assert flops[1] - flops[0] > 0.9 * 4 * samples * 2 * 12 * 6
+    for a, b in zip(on(*arguments), off(*arguments), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11)
