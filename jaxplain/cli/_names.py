@@ -16,7 +16,15 @@ _METHOD_ROOMS = ("gradients", "paths")
 # Options that have a place of their own on the command line, or are read off the model.
 _TAKEN = frozenset({"chunk_size", "classes"})
 # Functions of f whose result is not one value for each element of the input.
-_NO_METHODS = frozenset({"integrated_hessian_row", "integrated_hessians", "rounds"})
+_NO_METHODS = frozenset(
+    {
+        "expected_hessian_row",
+        "expected_hessians",
+        "integrated_hessian_row",
+        "integrated_hessians",
+        "rounds",
+    }
+)
 
 
 def methods() -> dict[str, Callable[..., Any]]:

@@ -300,11 +300,22 @@ def test_every_method(attribute, name):
 
     options = OPTIONS.get(name, {})
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    load = "piecewise_linear" if name == "exact_integrated_gradients" else "load"
     status, _, error = attribute(
-        "--method", name, "--quality", "2", "--baselines", "5", "--seed", "3", *words
+        "--model",
+        f"my_module:{load}",
+        "--method",
+        name,
+        "--quality",
+        "2",
+        "--baselines",
+        "5",
+        "--seed",
+        "3",
+        *words,
     )
     assert status == 0, error
-    apply, params = my_module.load()
+    apply, params = getattr(my_module, load)()
     factory = _names.methods()[name]
     if "classes" in inspect.signature(factory).parameters:
         options = options | {"classes": 3}
