@@ -5,6 +5,7 @@ work on tracers and cost microseconds.
 """
 
 import functools
+import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ __all__ = [
     "integer",
     "key",
     "like",
+    "number",
     "rule",
     "scalar",
-    "tolerance",
+    "several",
 ]
 
 
@@ -63,20 +65,40 @@ def key(value: Any) -> None:
         )
 
 
-def tolerance(value: Any) -> None:
-    """One positive real number, or a traced one."""
+def number(
+    value: Any,
+    name: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> Any:
+    """One finite real number within the limits, given back; or a traced one, taken as it is."""
     dtype = getattr(value, "dtype", np.result_type(type(value)) if _is_array(value) else None)
     is_real = dtype is not None and (
         jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
     if not is_real or np.ndim(value) != 0:
-        raise TypeError(f"tolerance must be one real number, but is {_describe(value)}.")
+        raise TypeError(f"{name} must be one real number, but is {_describe(value)}.")
     try:
-        number = float(value)
+        known = float(value)
     except jax.errors.ConcretizationTypeError:
-        return  # traced: its value is not known yet
-    if not number > 0:
-        raise ValueError(f"tolerance must be positive, but is {value}. It is relative: try 0.02.")
+        return value  # traced: its value is not known yet
+    limits = {
+        f"at least {at_least}": at_least is None or known >= at_least,
+        f"above {above}": above is None or known > above,
+        f"at most {at_most}": at_most is None or known <= at_most,
+        f"below {below}": below is None or known < below,
+    }
+    if not (math.isfinite(known) and all(limits.values())):
+        named = [text for text in limits if not text.endswith("None")]
+        raise ValueError(
+            f"{name} must be {' and '.join(['finite', *named])}, but is {value}."
+            + (f" {hint}" if hint else "")
+        )
+    return value
 
 
 def arrays(tree: Any, what: str) -> None:
@@ -152,6 +174,42 @@ def like(value: Any, x: Any, name: str, *, any_float: bool = False) -> Any:
         return leaf
 
     return jax.tree_util.tree_map_with_path(check, value, x)
+
+
+def several(value: Any, x: Any, name: str) -> Any:
+    """A tree like x with one more, leading axis, which counts what `name` (a plural) says."""
+    arrays(value, name)
+    structure: Any = jax.tree.structure(value)
+    expected: Any = jax.tree.structure(x)
+    if structure != expected:
+        raise ValueError(
+            f"{name} must be the same tree as x, but is {structure} where x is {expected}."
+        )
+    value = jax.tree.map(jnp.asarray, value)
+    counts = set()
+    for (path, leaf), other in zip(
+        jax.tree_util.tree_flatten_with_path(value)[0], jax.tree.leaves(x), strict=True
+    ):
+        place = jax.tree_util.keystr(path)
+        if leaf.shape[1:] != other.shape or leaf.ndim == 0:
+            raise ValueError(
+                f"each of {name}{place} must have the shape of x{place}, {other.shape}, but has "
+                f"{leaf.shape[1:]}: {name}{place} has shape {leaf.shape}, and its first axis "
+                f"counts the {name}. For a single one: `{name[:-1]}[None]`."
+            )
+        if leaf.dtype != other.dtype:
+            raise TypeError(
+                f"{name}{place} must have the dtype of x{place}, {other.dtype}, but has "
+                f"{leaf.dtype}. Convert one: `{name}.astype(x.dtype)`."
+            )
+        counts.add(leaf.shape[0])
+    if len(counts) > 1:
+        raise ValueError(
+            f"the leaves of {name} have different numbers of {name}: {sorted(counts)}."
+        )
+    if counts == {0}:
+        raise ValueError(f"{name} must hold at least one, but the first axis is empty.")
+    return value
 
 
 def scalar(f: Callable[..., Any]) -> Callable[..., jax.Array]:

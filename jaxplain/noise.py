@@ -6,35 +6,14 @@ The range is that of each leaf by itself: modalities have units of their own. Dr
 whatever the dtype of x, so that one key means one neighbourhood in every precision.
 """
 
-import math
-import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxplain import trees
 
-__all__ = ["add_noise", "check_noise"]
-
-
-def check_noise(value: Any) -> None:
-    """Raises unless `value` is one real number of at least 0, or a traced one."""
-    dtype = getattr(value, "dtype", np.dtype(float))
-    is_real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
-    is_one = getattr(value, "shape", ()) == () and isinstance(
-        value, numbers.Real | np.ndarray | jax.Array
-    )
-    if not (is_real and is_one) or isinstance(value, bool):
-        raise TypeError(
-            f"noise must be one real number, the standard deviation, but is a "
-            f"{type(value).__name__} ({value!r})."
-        )
-    if isinstance(value, jax.core.Tracer):
-        return  # its value is not known yet
-    if not (float(value) >= 0 and math.isfinite(float(value))):
-        raise ValueError(f"noise must be finite and at least 0, but is {value}.")
+__all__ = ["add_noise"]
 
 
 def add_noise(key: jax.Array, x: Any, noise: Any, *, relative: bool) -> Any:

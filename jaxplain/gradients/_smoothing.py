@@ -14,7 +14,7 @@ from jaxplain import checks, trees
 from jaxplain.evaluate import Reduction, evaluate
 from jaxplain.evaluate._moments import root
 from jaxplain.gradients._saliency import saliency
-from jaxplain.noise import add_noise, check_noise
+from jaxplain.noise import add_noise
 
 
 class SmoothedAttribution(NamedTuple):
@@ -53,7 +53,7 @@ def smoothed(
 ) -> Callable[..., SmoothedAttribution]:
     """`explain(key, x, *args)`, where `reduction` makes (values, their variances) of the y_k."""
     checks.function(f, "f")
-    check_noise(noise)
+    checks.number(noise, "noise", at_least=0)
     chunk_size = checks.integer(chunk_size, "chunk_size")
     around = signed_gradient if around is None else around
     checks.function(around, "around")

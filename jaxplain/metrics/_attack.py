@@ -120,9 +120,13 @@ def attribution_attack(
     """
     values = _ball.values_of(explain)
     norm = _ball.norm_name(norm)
-    epsilon = _ball.real(epsilon, "epsilon")
+    epsilon = checks.number(epsilon, "epsilon", at_least=0)
     steps = checks.integer(steps, "steps")
-    step_size = 2.5 * epsilon / steps if step_size is None else _ball.real(step_size, "step_size")
+    step_size = (
+        2.5 * epsilon / steps
+        if step_size is None
+        else checks.number(step_size, "step_size", at_least=0)
+    )
     top = _top(top)
     for function, name in ((objective, "objective"), (prediction, "prediction")):
         if function is not None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxplain import checks, trees
 
@@ -23,25 +22,6 @@ def norm_name(value: Any) -> str:
     if value not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, but is {value!r}.")
     return str(value)
-
-
-def real(value: Any, name: str, *, minimum: float = 0.0, maximum: float = np.inf) -> Any:
-    """One real number between the two, or a traced one."""
-    checks.arrays(value, name)
-    array = np.asarray(value) if not isinstance(value, jax.Array) else value
-    is_number = not isinstance(value, bool) and (
-        jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    )
-    if not is_number or array.ndim != 0:
-        raise TypeError(f"{name} must be one real number, but is {value!r}.")
-    try:
-        number = float(array)
-    except jax.errors.ConcretizationTypeError:
-        return value  # traced: its value is not known yet
-    if not minimum <= number <= maximum:
-        limits = f"at least {minimum}" if maximum == np.inf else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} must be {limits}, but is {number}.")
-    return value
 
 
 def values_of(explain: Callable[..., Any]) -> Callable[..., Any]:

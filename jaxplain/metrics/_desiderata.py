@@ -107,7 +107,7 @@ def baseline_desiderata(
     """
     checks.function(f, "f")
     checks.function(path, "path")
-    margin = _ball.real(margin, "margin")
+    margin = checks.number(margin, "margin", at_least=0)
     steps = checks.integer(steps, "steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     scalar = checks.scalar(f)

@@ -114,8 +114,8 @@ def attribution_deviation_bound(
     """
     values = _ball.values_of(explain)
     norm = _ball.norm_name(norm)
-    epsilon = _ball.real(epsilon, "epsilon")
-    level = _ball.real(level, "level", maximum=1.0)
+    epsilon = checks.number(epsilon, "epsilon", at_least=0)
+    level = checks.number(level, "level", at_least=0, at_most=1)
     iterations = checks.integer(iterations, "iterations")
 
     def compute(key: jax.Array, x: Any, *args: Any) -> DeviationBound:

@@ -19,7 +19,6 @@ from jax.scipy.special import betainc, ndtri
 
 from jaxplain import checks, estimates, trees
 from jaxplain.evaluate import evaluate, stack
-from jaxplain.metrics._ball import real
 
 
 class Disparity(NamedTuple):
@@ -123,7 +122,7 @@ def disparity(
     number_of_groups = checks.integer(number_of_groups, "number_of_groups")
     permutations = checks.integer(permutations, "permutations")
     chunk_size = checks.integer(chunk_size, "chunk_size")
-    level = real(level, "level", maximum=1.0)
+    level = checks.number(level, "level", at_least=0, at_most=1)
     checks.arrays(scores, "scores")
     checks.arrays(groups, "groups")
     scores, groups = jnp.asarray(scores), jnp.asarray(groups)

@@ -97,7 +97,7 @@ def adversarial_gradient_integration(
     targets = min(checks.integer(targets, "targets"), classes - 1)
     steps = checks.integer(steps, "steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
-    _walks.number(step_size, "step_size", 0)
+    checks.number(step_size, "step_size", at_least=0)
     bounds = _walks.box(bounds)
     scores = _walks.of_classes(scalar, classes)
 

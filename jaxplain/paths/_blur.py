@@ -10,7 +10,6 @@ cosines diffusion is a factor for each frequency, so L is exact at any sigma, an
 with C the orthonormal cosine transform (DCT-II) along each axis. At sigma = 0 it is x itself.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,7 +56,7 @@ def blur(*, max_sigma: float | jax.Array = 50.0, axes: Sequence[int] | None = No
         truncates a sampled Gaussian and takes what is beyond the edges as zero. 2. sigma falls with
         the square of 1 - t; the integral is the same for every such schedule.
     """
-    max_sigma = _sigma(max_sigma)
+    checks.number(max_sigma, "max_sigma", at_least=0)
     if axes is not None:
         axes = tuple(checks.integer(axis, "each axis", minimum=-64) for axis in axes)
 
@@ -138,19 +137,6 @@ def blur_integrated_gradients(
     )
     explain = from_baseline(scalar, kernel)
     return lambda x, *args: explain(x, x, *args)  # the path does not use its baseline
-
-
-def _sigma(value: Any) -> Any:
-    checks.arrays(value, "max_sigma")
-    if np.ndim(value) != 0:
-        raise ValueError(f"max_sigma must be one number, but has shape {np.shape(value)}.")
-    try:
-        number = float(value)
-    except jax.errors.ConcretizationTypeError:
-        return value  # traced: its value is not known yet
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"max_sigma must be finite and not negative, but is {value}.")
-    return value
 
 
 def _spatial(leaf: jax.Array, axes: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxplain import checks
-from jaxplain.noise import add_noise, check_noise
+from jaxplain.noise import add_noise
 from jaxplain.paths._sampling import (
     SampledAttribution,
     checked_positions,
@@ -77,7 +77,7 @@ def gradient_shap(
     samples = checks.integer(samples, "samples")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     positions = checked_positions(positions)
-    check_noise(noise)
+    checks.number(noise, "noise", at_least=0)
     scalar = checks.scalar(f)
 
     def kernel(key: Any, x: Any, baselines: Any, *args: Any) -> SampledAttribution:

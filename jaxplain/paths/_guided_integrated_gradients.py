@@ -99,7 +99,7 @@ def guided_integrated_gradients(
     scalar = checks.scalar(f)
     steps = checks.integer(steps, "steps")
     fraction = _walks.share(fraction, "fraction")
-    _walks.number(max_distance, "max_distance", 0, 1)
+    checks.number(max_distance, "max_distance", at_least=0, at_most=1)
 
     def kernel(x: Any, baseline: Any, *args: Any) -> PathAttribution:
         start = trees.widen(baseline)

@@ -88,7 +88,7 @@ def ig2(
         checks.function(representation, "representation")
     steps = checks.integer(steps, "steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
-    _walks.number(step_size, "step_size", 0)
+    checks.number(step_size, "step_size", at_least=0)
     bounds = _walks.box(bounds)
     gradients = 1 if representation is None else 2
 
@@ -143,43 +143,8 @@ def ig2(
 
     def explain(x: Any, references: Any, *args: Any) -> PathAttribution:
         x = checks.explained(x)
-        references = _references(references, x)
+        references = checks.several(references, x, "references")
         checks.arrays(args, "each argument after the references")
         return kernel(x, references, *args)
 
     return explain
-
-
-def _references(value: Any, x: Any) -> Any:
-    """A tree like x with one more axis, in front, of the same length in each leaf."""
-    checks.arrays(value, "references")
-    structure: Any = jax.tree.structure(value)
-    expected: Any = jax.tree.structure(x)
-    if structure != expected:
-        raise ValueError(
-            f"references must be the same tree as x, but is {structure} where x is {expected}."
-        )
-    value = jax.tree.map(jnp.asarray, value)
-    counts = set()
-    for (path, leaf), other in zip(
-        jax.tree_util.tree_flatten_with_path(value)[0], jax.tree.leaves(x), strict=True
-    ):
-        place = jax.tree_util.keystr(path)
-        if leaf.ndim == 0 or leaf.shape[1:] != other.shape:
-            raise ValueError(
-                f"each of references{place} must have the shape of x{place}, {other.shape}, but "
-                f"has {leaf.shape[1:]}: references{place} has shape {leaf.shape}, and its first "
-                "axis counts the references. For a single one: `reference[None]`."
-            )
-        if leaf.dtype != other.dtype:
-            raise TypeError(
-                f"references{place} must have the dtype of x{place}, {other.dtype}, but has "
-                f"{leaf.dtype}. Convert one: `references.astype(x.dtype)`."
-            )
-        counts.add(leaf.shape[0])
-    if len(counts) > 1 or counts == {0}:
-        raise ValueError(
-            "references must hold the same number of references in each leaf, at least one, but "
-            f"their first axes have lengths {sorted(counts)}."
-        )
-    return value

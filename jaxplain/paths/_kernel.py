@@ -98,7 +98,7 @@ def in_rounds(
     hoist: bool,
 ) -> tuple[Kernel, Rounds]:
     """The tolerance form, whole and in rounds."""
-    checks.tolerance(tolerance)
+    checks.number(tolerance, "tolerance", above=0, hint="It is relative: try 0.02.")
     plan = _nested.schedule(257 if max_steps is None else checks.integer(max_steps, "max_steps"))
     points = len(plan.nodes)
 

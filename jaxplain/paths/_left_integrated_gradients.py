@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxplain import checks, trees
 from jaxplain.evaluate import evaluate, weighted_sum
-from jaxplain.paths import _integrand, _numbers
+from jaxplain.paths import _integrand
 from jaxplain.paths._integrand import Path
 from jaxplain.paths._kernel import Rule
 from jaxplain.paths._pilot import outputs_on_grid
@@ -123,7 +123,7 @@ def left_integrated_gradients(
     steps = checks.integer(steps, "steps")
     pilot_steps = steps if pilot_steps is None else checks.integer(pilot_steps, "pilot_steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
-    _numbers.between(fraction, "fraction", 0, 1, with_high=True)
+    checks.number(fraction, "fraction", above=0, at_most=1)
     nodes, weights = checks.rule(gauss_legendre if rule is None else rule, steps)
     scalar = checks.scalar(f)
 

@@ -117,7 +117,7 @@ def mfaba(
     if accumulate and integral != "path":
         raise ValueError(f'accumulate belongs to integral="path", but integral is {integral!r}.')
     step_size = _STEP_SIZES[norm] if step_size is None else step_size
-    _walks.number(step_size, "step_size", 0)
+    checks.number(step_size, "step_size", at_least=0)
     bounds = _walks.box(bounds)
     scores = _walks.of_classes(scalar, classes)
 

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks, trees
-from jaxplain.paths import _numbers
 from jaxplain.paths._result import PathAttribution, from_baseline, result
 from jaxplain.rewrite import _fast
 
@@ -114,17 +113,17 @@ def samp(
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be one of {DIRECTIONS}, but is {direction!r}.")
     if isinstance(pixels, float | np.floating):
-        _numbers.between(
-            pixels, "pixels", 0, 1, with_high=True, hint="For a number of pixels: an integer."
+        checks.number(
+            pixels, "pixels", above=0, at_most=1, hint="For a number of pixels: an integer."
         )
     else:
         pixels = checks.integer(pixels, "pixels")
     if channel_axis is not None:
         channel_axis = checks.integer(channel_axis, "channel_axis", minimum=-32)
     if constraint is not None:
-        _numbers.between(constraint, "constraint", 0, 1, with_high=True)
+        checks.number(constraint, "constraint", above=0, at_most=1)
     if momentum is not None:
-        _numbers.between(momentum, "momentum", 0, 1, with_low=True)
+        checks.number(momentum, "momentum", at_least=0, below=1)
     scalar = checks.scalar(f)
 
     def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:

@@ -356,7 +356,7 @@ def from_baselines(
     def explain(key: Any, x: Any, baselines: Any, *args: Any) -> SampledAttribution:
         checks.key(key)
         x = checks.explained(x)
-        baselines = _checked_baselines(baselines, x)
+        baselines = checks.several(baselines, x, "baselines")
         checks.arrays(args, "each argument after the baselines")
         return placed(key, x, baselines, *args)
 
@@ -406,39 +406,3 @@ def _order(draws: jax.Array) -> jax.Array:
 def _divisor(number: int, most: int) -> int:
     """The largest divisor of `number` that is at most `most`; at least 1."""
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(most, 1))
-
-
-def _checked_baselines(baselines: Any, x: Any) -> Any:
-    """A tree like x with one leading axis."""
-    checks.arrays(baselines, "baselines")
-    structure: Any = jax.tree.structure(baselines)
-    expected: Any = jax.tree.structure(x)
-    if structure != expected:
-        raise ValueError(
-            f"baselines must be the same tree as x, but is {structure} where x is {expected}."
-        )
-    baselines = jax.tree.map(jnp.asarray, baselines)
-    counts = set()
-    for (path, leaf), other in zip(
-        jax.tree_util.tree_flatten_with_path(baselines)[0], jax.tree.leaves(x), strict=True
-    ):
-        place = jax.tree_util.keystr(path)
-        if leaf.shape[1:] != other.shape or leaf.ndim == 0:
-            raise ValueError(
-                f"each of baselines{place} must have the shape of x{place}, {other.shape}, but has "
-                f"{leaf.shape[1:]}: baselines{place} has shape {leaf.shape}, and its first axis "
-                "counts the baselines. For a single one: `baseline[None]`."
-            )
-        if leaf.dtype != other.dtype:
-            raise TypeError(
-                f"baselines{place} must have the dtype of x{place}, {other.dtype}, but has "
-                f"{leaf.dtype}. Convert one: `baselines.astype(x.dtype)`."
-            )
-        counts.add(leaf.shape[0])
-    if len(counts) > 1:
-        raise ValueError(
-            f"the leaves of baselines have different numbers of baselines: {sorted(counts)}."
-        )
-    if counts == {0}:
-        raise ValueError("baselines must hold at least one baseline, but its first axis is empty.")
-    return baselines

@@ -10,23 +10,6 @@ import jax.numpy as jnp
 from jaxplain import checks, trees
 
 
-def number(value: Any, name: str, low: float, high: float = float("inf")) -> Any:
-    """A real number in [low, high], or a traced one, which is taken as it is."""
-    checks.arrays(value, name)
-    array = jnp.asarray(value)
-    is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    if not is_real or array.ndim:
-        raise TypeError(f"{name} must be one real number, but is {value!r}.")
-    try:
-        known = float(value)
-    except jax.errors.ConcretizationTypeError:
-        return value
-    if not low <= known <= high:
-        most = f" and at most {high}" if high < float("inf") else ""
-        raise ValueError(f"{name} must be at least {low}{most}, but is {known}.")
-    return value
-
-
 def share(value: Any, name: str) -> float:
     """A Python number in (0, 1]."""
     if not isinstance(value, numbers.Real):
@@ -34,10 +17,7 @@ def share(value: Any, name: str) -> float:
             f"{name} must be a Python number, since it is part of the compiled program, but is "
             f"{value!r}."
         )
-    known = float(number(value, name, 0, 1))
-    if known == 0:
-        raise ValueError(f"{name} must be above 0, but is 0.")
-    return known
+    return float(checks.number(value, name, above=0, at_most=1))
 
 
 def box(value: Any) -> tuple[Any, Any] | None:
@@ -48,7 +28,7 @@ def box(value: Any) -> tuple[Any, Any] | None:
         raise TypeError(
             f"bounds must be two numbers, (lowest, highest), or None, but is {value!r}."
         )
-    low, high = (number(v, "each of bounds", -float("inf")) for v in value)
+    low, high = (checks.number(v, "each of bounds") for v in value)
     return low, high
 
 

@@ -200,7 +200,7 @@ def test_bad_calls():
         make(EXPLAIN, epsilon=0.1, steps=0)
     with pytest.raises(ValueError, match="norm must be one of"):
         make(EXPLAIN, epsilon=0.1, norm=2)
-    with pytest.raises(ValueError, match=r"step_size must be at least 0\.0"):
+    with pytest.raises(ValueError, match=r"step_size must be finite and at least 0"):
         make(EXPLAIN, epsilon=0.1, step_size=-1)
     with pytest.raises(TypeError, match="objective, where it is not None, must be a function"):
         make(EXPLAIN, epsilon=0.1, objective=1)

@@ -225,7 +225,7 @@ def test_bad_calls():
         make(3, epsilon=0.1)
     with pytest.raises(ValueError, match="norm must be one of 'l2', 'linf', but is 'l1'"):
         make(EXPLAIN, epsilon=0.1, norm="l1")
-    with pytest.raises(ValueError, match=r"epsilon must be at least 0\.0, but is -1\.0"):
+    with pytest.raises(ValueError, match=r"epsilon must be finite and at least 0, but is -1\.0"):
         make(EXPLAIN, epsilon=-1.0)
     with pytest.raises(TypeError, match="epsilon must be one real number"):
         make(EXPLAIN, epsilon=np.ones(3))

@@ -292,7 +292,7 @@ def test_training_through_an_attribution_stays_fast():
         ({"rule": lambda n: ([0.5], [1.0, 2.0])}, ValueError, r"shapes \(1,\) and \(2,\)"),
         ({"rule": lambda n: ([1.5], [1.0])}, ValueError, r"within \[0, 1\].*\[1.5, 1.5\]"),
         ({"rule": lambda n: ([np.nan], [1.0])}, ValueError, "not finite"),
-        ({"tolerance": 0.0}, ValueError, "tolerance must be positive, but is 0.0"),
+        ({"tolerance": 0.0}, ValueError, "tolerance must be finite and above 0, but is 0.0"),
         ({"tolerance": "small"}, TypeError, "tolerance must be one real number"),
         ({"tolerance": True}, TypeError, "tolerance must be one real number, but is a bool"),
         ({"tolerance": 1j}, TypeError, "tolerance must be one real number, but is a complex"),

@@ -218,7 +218,7 @@ def test_blur_options():
     swept = jax.jit(lambda sigma: paths.blur(max_sigma=sigma)(0.0, x, None))
     np.testing.assert_allclose(swept(2.0)[..., 0], flat, atol=1e-6)
     for sigma in (-1.0, np.inf):
-        with pytest.raises(ValueError, match="max_sigma must be finite and not negative"):
+        with pytest.raises(ValueError, match="max_sigma must be finite and at least 0"):
             paths.blur(max_sigma=sigma)
     with pytest.raises(ValueError, match="no axis 5"):
         paths.blur(axes=(0, 5))(0.0, x, None)
