@@ -80,9 +80,9 @@ def _fixed(
             )
             outputs = values[0], values[-1]
         else:
-            outputs = integrand.outputs()
             gradient = lambda index: integrand.at(t[index])[1]
             integral = evaluate(gradient, count, weighted_sum(weights), chunk_size=chunk_size)
+            outputs = integrand.outputs()
         return result(x, baseline, outputs, integrand.attribute(integral), evaluations=count)
 
     return explain
