@@ -94,9 +94,10 @@ def number(
     }
     if not (math.isfinite(known) and all(limits.values())):
         named = [text for text in limits if not text.endswith("None")]
+        if at_most is None and below is None:
+            named = ["finite", *named]
         raise ValueError(
-            f"{name} must be {' and '.join(['finite', *named])}, but is {value}."
-            + (f" {hint}" if hint else "")
+            f"{name} must be {' and '.join(named)}, but is {value}." + (f" {hint}" if hint else "")
         )
     return value
 

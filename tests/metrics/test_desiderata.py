@@ -93,7 +93,7 @@ def test_bad_calls():
     make, x = metrics.baseline_desiderata, jnp.ones(3)
     with pytest.raises(TypeError, match="path must be a function, but is a str"):
         make(quadratic, path="blur")
-    with pytest.raises(ValueError, match="margin must be at least"):
+    with pytest.raises(ValueError, match="margin must be finite and at least"):
         make(quadratic, margin=-1.0)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         make(quadratic, steps=0)

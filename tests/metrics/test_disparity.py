@@ -204,5 +204,5 @@ def test_bad_calls():
         measure(KEY, scores, groups, number_of_groups=0)
     with pytest.raises(ValueError, match="permutations must be at least 1"):
         measure(KEY, scores, groups, number_of_groups=2, permutations=0)
-    with pytest.raises(ValueError, match=r"level must be from 0\.0 to 1\.0"):
+    with pytest.raises(ValueError, match=r"level must be at least 0 and at most 1"):
         measure(KEY, scores, groups, number_of_groups=2, level=95)

@@ -142,9 +142,9 @@ def test_bad_options_are_named():
     for options, error, message in (
         ({"classes": 1}, ValueError, "classes must be at least 2"),
         ({"targets": 0}, ValueError, "targets must be at least 1"),
-        ({"step_size": -1.0}, ValueError, "step_size must be at least 0"),
+        ({"step_size": -1.0}, ValueError, "step_size must be finite and at least 0"),
         ({"bounds": 1.0}, TypeError, "bounds must be two numbers"),
-        ({"bounds": (0.0, "one")}, TypeError, "each of bounds must be an array"),
+        ({"bounds": (0.0, "one")}, TypeError, "each of bounds must be one real number"),
     ):
         with pytest.raises(error, match=message):
             adversarial_gradient_integration(linear, **{"classes": 3, **options})

@@ -241,11 +241,11 @@ def test_bad_options_are_named():
     f = jnp.sum
     for options, error, message in (
         ({"steps": 0}, ValueError, "steps must be at least 1"),
-        ({"fraction": 0}, ValueError, "fraction must be above 0, but is 0"),
+        ({"fraction": 0}, ValueError, "fraction must be above 0 and at most 1, but is 0"),
         ({"fraction": 1.5}, ValueError, "at most 1, but is 1.5"),
         ({"fraction": jnp.float32(0.1)}, TypeError, "fraction must be a Python number"),
         ({"max_distance": -0.1}, ValueError, "max_distance must be at least 0 and at most 1"),
-        ({"max_distance": "far"}, TypeError, "max_distance must be an array"),
+        ({"max_distance": "far"}, TypeError, "max_distance must be one real number"),
         ({"max_distance": jnp.zeros(2)}, TypeError, "max_distance must be one real number"),
     ):
         with pytest.raises(error, match=message):

@@ -104,7 +104,11 @@ def test_bad_input_is_named():
     shape = r"each of references\['a'\] must have the shape of x\['a'\], \(3,\), but has \(\)"
     for references, error, message in (
         ({"a": jnp.ones(3), "b": jnp.float32(1)}, ValueError, shape),
-        ({"a": jnp.ones((2, 3)), "b": jnp.ones(3)}, ValueError, r"have lengths \[2, 3\]"),
+        (
+            {"a": jnp.ones((2, 3)), "b": jnp.ones(3)},
+            ValueError,
+            r"different numbers of .*\[2, 3\]",
+        ),
         ({"a": jnp.ones((0, 3)), "b": jnp.ones(0)}, ValueError, "at least one"),
         ({"a": jnp.ones((2, 3))}, ValueError, "references must be the same tree as x"),
         ({**good, "b": jnp.ones(2, bool)}, TypeError, r"must have the dtype of x\['b'\], float32"),

@@ -222,10 +222,10 @@ def test_what_is_not_finite_on_the_way_is_flagged():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"fraction": 0.0}, ValueError, r"fraction must lie in \(0, 1\], but is 0.0"),
-        ({"fraction": 1.1}, ValueError, r"fraction must lie in \(0, 1\], but is 1.1"),
-        ({"fraction": float("nan")}, ValueError, "fraction must lie in"),
-        ({"fraction": "most"}, TypeError, "fraction must be one real number, but is 'most'"),
+        ({"fraction": 0.0}, ValueError, r"fraction must be above 0 and at most 1, but is 0.0"),
+        ({"fraction": 1.1}, ValueError, r"fraction must be above 0 and at most 1, but is 1.1"),
+        ({"fraction": float("nan")}, ValueError, "fraction must be above 0"),
+        ({"fraction": "most"}, TypeError, "fraction must be one real number, but is a str"),
         ({"fraction": True}, TypeError, "fraction must be one real number"),
         ({"fraction": jnp.ones(2)}, TypeError, "fraction must be one real number"),
         ({"pilot_steps": 0}, ValueError, "pilot_steps must be at least 1"),

@@ -133,7 +133,7 @@ def test_bad_options_are_named():
         ({"norm": "l1"}, ValueError, 'norm must be "sharp" or "smooth", but is \'l1\''),
         ({"integral": "line"}, ValueError, 'integral must be "path", "cosine" or "norm"'),
         ({"integral": "norm", "accumulate": True}, ValueError, 'belongs to integral="path"'),
-        ({"step_size": -1.0}, ValueError, "step_size must be at least 0"),
+        ({"step_size": -1.0}, ValueError, "step_size must be finite and at least 0"),
         ({"bounds": [0, 1, 2]}, TypeError, "bounds must be two numbers"),
     ):
         with pytest.raises(error, match=message):
