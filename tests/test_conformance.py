@@ -634,6 +634,16 @@ kernels = pytest.mark.parametrize("name", KERNELS)
 kernels_pinned = pytest.mark.parametrize("name", pinned(KERNELS))
 
 
+def kernels_and(argument, variants, few):
+    """Pinned kernels in all variants, the others, which share their loops, in a few."""
+    rows = [
+        pytest.param(name, variant, marks=[pytest.mark.pins] if name in PINNED else [])
+        for name in KERNELS
+        for variant in (variants if name in PINNED else few)
+    ]
+    return pytest.mark.parametrize(("name", argument), rows)
+
+
 # -------------------------------------------------------------------------- every pure function
 
 
@@ -713,8 +723,7 @@ def test_derivatives(name, x64):
     check_grads(of_result, (x, params), order=1, modes=kernel.modes, eps=1e-6)
 
 
-@kernels_pinned
-@pytest.mark.parametrize("chunk_size", [1, 5, 1000])
+@kernels_and("chunk_size", [1, 2, 5, 16, 1000], few=[5])
 def test_chunk_size_changes_rounding_only(name, chunk_size):
     kernel = KERNELS[name]
     assert_close(call(kernel, X, chunk_size=chunk_size), call(kernel, X, chunk_size=3), 1e-6)
@@ -760,8 +769,7 @@ def join_pairs(join, values, x):
     return jax.vmap(join, in_axes=-1, out_axes=-1)(outer)
 
 
-@kernels_pinned
-@pytest.mark.parametrize("tree", TREES)
+@kernels_and("tree", TREES, few=["dict"])
 def test_trees_give_what_the_vector_gives(name, tree):
     kernel = KERNELS[name]
     split, join = TREES[tree]
@@ -808,8 +816,7 @@ def test_a_scalar_input(name):
         assert_close(got, expected)
 
 
-@kernels_pinned
-@pytest.mark.parametrize("size", [0, 1])
+@kernels_and("size", [0, 1], few=[0])
 def test_a_batch_of_none_and_of_one(name, size):
     kernel = KERNELS[name]
     got = jax.jit(jax.vmap(one_argument(kernel)))(jnp.stack([X])[:size])
@@ -817,8 +824,7 @@ def test_a_batch_of_none_and_of_one(name, size):
     assert_close(got, expected)
 
 
-@kernels_pinned
-@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+@kernels_and("axis_type", ["Auto", "Explicit"], few=["Explicit"])
 def test_a_sharded_batch_stays_sharded(name, axis_type):
     kernel = KERNELS[name]
     axis_types = (getattr(jax.sharding.AxisType, axis_type),)
@@ -844,8 +850,7 @@ def test_a_sharded_batch_stays_sharded(name, axis_type):
     assert_close(jax.device_get(got), jax.device_get(expected))
 
 
-@kernels_pinned
-@pytest.mark.parametrize("varies", ["x", "the params"])
+@kernels_and("varies", ["x", "the params"], few=["the params"])
 def test_inside_shard_map(name, varies):
     """With the check of what varies over devices: loops start as varying as they end."""
     kernel = KERNELS[name]
