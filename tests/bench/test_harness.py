@@ -271,6 +271,19 @@ def test_the_run_benchmark_runs(tmp_path):
     assert harness.read(path)["throughput_over_bare"]["of_medians"] > 0
 
 
+def test_the_study_of_accuracy_runs(tmp_path):
+    pytest.importorskip(
+        "sklearn", reason="the digits are scikit-learn's: pip install jaxplain[demo]"
+    )
+    run("-m", "bench.cost_for_accuracy", "--quick", "--only", "relu_mlp", "--out", str(tmp_path))
+    assert (tmp_path / "cost_for_accuracy.png").stat().st_size > 1000
+    result = harness.read(tmp_path / "cost_for_accuracy_relu_mlp.json")
+    of = {(r["rule"], r["gradients"]): r["vector_error"]["median"] for r in result["rules"]}
+    assert of["gauss_legendre", 16] < of["left_riemann", 16]
+    assert ("gauss_kronrod", 15) in of
+    assert all(0 <= r["met"] <= 1 for r in result["tolerances"])
+
+
 # What the bars were set on (classes, weights and biases): a network that drifts is another network.
 PARAMETERS = {
     "mlp": 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10,
