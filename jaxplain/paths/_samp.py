@@ -58,7 +58,8 @@ def samp(
 
     Completeness holds to first order in the length of a step: where f is smooth the gap goes to
     zero with `constraint`. Of a network with kinks it need not: the greedy path can slide along a
-    kink, where each step crosses it however short it is; look at `completeness_gap`. A pixel that f ignores gets nothing, nor does one that equals its baseline.
+    kink, where each step crosses it however short it is; look at `completeness_gap`. A pixel that f
+    ignores gets nothing, nor does one that equals its baseline.
 
     Args:
         f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over.
@@ -166,7 +167,8 @@ def samp_plus_plus(
     """SAMP with the infinitesimal constraint and the momentum strategy (SAMP++), for one example.
 
     `samp` with both options on: no step is longer than `constraint` of the whole way, which brings
-    completeness where f is smooth, and the gradients of the last steps count too, which steadies the choice.
+    completeness where f is smooth, and the gradients of the last steps count too, which steadies
+    the choice.
 
     Args:
         f: `f(x, *args) -> scalar`. Parameters belong among `args`, never closed over.
