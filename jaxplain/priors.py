@@ -107,7 +107,7 @@ def l1(values: Any) -> jax.Array:
         Ross, Hughes and Doshi-Velez, "Right for the right reasons", IJCAI 2017, for penalties on
         explanations; as a baseline in Erion et al., Nature Machine Intelligence 2021.
     """
-    return trees.total(jax.tree.map(jnp.abs, _wide(values, "values")))
+    return trees.total(jax.tree.map(_size, _wide(values, "values")))
 
 
 def smoothness(values: Any, axes: int | Sequence[int] = (0, 1)) -> jax.Array:
@@ -150,7 +150,7 @@ def smoothness(values: Any, axes: int | Sequence[int] = (0, 1)) -> jax.Array:
                     f"axes {tuple(numbers)} must be axes of the attribution, but it has shape "
                     f"{leaf.shape}. A batch goes through `jax.vmap`."
                 )
-        parts = [jnp.sum(jnp.abs(jnp.diff(leaf, axis=axis))) for axis in numbers]
+        parts = [jnp.sum(_size(jnp.diff(leaf, axis=axis))) for axis in numbers]
         return jnp.sum(jnp.stack(parts)) if parts else jnp.zeros((), leaf.dtype)
 
     return trees.total(jax.tree.map(variation, _wide(values, "values")))
@@ -186,14 +186,22 @@ def sparsity(values: Any) -> jax.Array:
         with axiomatic attribution priors and expected gradients", Nature Machine Intelligence 2021
         (the sparse prior).
     """
-    leaves = [jnp.abs(leaf).reshape(-1) for leaf in jax.tree.leaves(_wide(values, "values"))]
+    leaves = [_size(leaf).reshape(-1) for leaf in jax.tree.leaves(_wide(values, "values"))]
     dtype = trees.widest(*(leaf.dtype for leaf in leaves))
     sizes = jnp.sort(jnp.concatenate([leaf.astype(dtype) for leaf in leaves]))
+    # The measure has no scale: in units of the largest element its sums are in range.
+    largest = jax.lax.stop_gradient(jnp.max(sizes, initial=0))
+    sizes = sizes / jnp.where(largest == 0, 1, largest)
     count = sizes.size
     total = jnp.sum(sizes)
     rank = jnp.arange(1, count + 1, dtype=dtype)
     spread = jnp.sum((2 * rank - (count + 1)) / count * sizes)
     return -2 * spread / jnp.where(total == 0, 1, total)
+
+
+def _size(leaf: jax.Array) -> jax.Array:
+    """The absolute value, with a derivative of 0 at 0, where `jnp.abs` has 1."""
+    return jnp.where(leaf == 0, 0, jnp.abs(leaf))
 
 
 def _wide(values: Any, name: str) -> Any:

@@ -128,3 +128,17 @@ def test_training_through_an_attribution_moves_what_the_prior_asks_for():
         updates, state = optimizer.update(step(params)[1], state)
         params = optax.apply_updates(params, updates)
     assert loss(params) < 0.8 * before
+
+
+@pytest.mark.parametrize("prior", [priors.l1, priors.sparsity, lambda v: priors.smoothness(v, 0)])
+def test_nothing_is_pushed_where_there_is_nothing(prior):
+    """At zero, and at what is constant, the derivative is zero, not that of some order of ties."""
+    np.testing.assert_array_equal(jax.grad(prior)(jnp.zeros(4)), 0)
+    np.testing.assert_array_equal(jax.grad(lambda v: priors.smoothness(v, 0))(jnp.ones(4)), 0)
+
+
+def test_sparsity_of_tiny_values():
+    """It has no scale: the derivative grows as the values fall, and stays a number."""
+    v = jnp.array([1.0, 2.0, 0.5])
+    gradient = jax.grad(priors.sparsity)
+    np.testing.assert_allclose(1e-25 * gradient(1e-25 * v), gradient(v), rtol=1e-5, atol=1e-7)

@@ -137,7 +137,8 @@ def adversarial_gradient_integration(
         values, at_ends, taken = evaluate(walk_towards, targets, mean, chunk_size=chunk_size)
         evaluations = jnp.round(2 * targets * taken)
         explained = result(x, x, (at_ends, output), values, evaluations=evaluations)
-        return explained._replace(baseline_output=at_ends.astype(output.dtype))
+        explained = explained._replace(baseline_output=at_ends.astype(output.dtype))
+        return _walks.of_a_class(explained, label, classes)
 
     def explain(key: jax.Array, x: Any, label: Any, *args: Any) -> PathAttribution:
         checks.key(key)

@@ -77,9 +77,10 @@ def exact_integrated_gradients(
     pieces as units.
 
     Args:
-        f: `f(x, *args) -> scalar`, piecewise linear in x. Parameters belong among `args`, never
-            closed over. Where x is narrower than float32, f is called with x and all arguments in
-            float32 at least: in bfloat16 nothing is piecewise linear.
+        f: `f(x, *args) -> scalar`, piecewise linear in x and continuous: a jump is not seen, and
+            stays as the completeness gap. Parameters belong among `args`, never closed over. Where
+            x is narrower than float32, f is called with x and all arguments in float32 at least: in
+            bfloat16 nothing is piecewise linear.
         max_segments: where to stop. Memory does not depend on it but for the breakpoints.
 
     Returns:

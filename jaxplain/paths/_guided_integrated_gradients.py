@@ -211,5 +211,5 @@ def _groups(
 
     none = _walks.none(need, int_type) - 1
     # Each group takes m features or all that are left, so this many take them all.
-    (done, _), thresholds = jax.lax.scan(group, (none, need), length=-(-n // m))
+    (done, _), thresholds = jax.lax.scan(group, (none, need), length=max(1, -(-n // m)))
     return ranks, done, thresholds[-1]

@@ -94,6 +94,8 @@ def lpi(
         checks.function(representation, "representation")
     if density is not None:
         checks.arrays(density, "density")
+        if isinstance(density, np.ndarray) and not (np.isfinite(density) & (density >= 0)).all():
+            raise ValueError("density must be finite and not negative: it counts examples.")
     samples = checks.integer(samples, "samples")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     positions = checked_positions(positions)

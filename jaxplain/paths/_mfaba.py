@@ -156,7 +156,8 @@ def mfaba(
         if integral != "path":
             values = _on_the_line(kept, (point, trees.widen(gradient)), integral)
             taken = taken + 1
-        return result(x, x, (at_end, output), values, evaluations=taken)
+        explained = result(x, x, (at_end, output), values, evaluations=taken)
+        return _walks.of_a_class(explained, label, classes)
 
     def explain(x: Any, label: Any, *args: Any) -> PathAttribution:
         x = checks.explained(x)

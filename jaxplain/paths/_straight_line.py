@@ -42,7 +42,14 @@ def straight_line(t: Any, x: Any, baseline: Any) -> Any:
 def line_between(baseline: Any, x: Any) -> tuple[Any, Any]:
     """The point as a function of t, in the dtypes of x, and the velocity, wide."""
     start = trees.widen(baseline)
-    velocity = trees.subtract(trees.widen(x), start)
+
+    def moves(b: jax.Array, leaf: jax.Array) -> jax.Array:
+        # What is the same infinity at both ends stays where it is: an affine prefix that is hoisted
+        # may end in a mask of -inf, and inf - inf would be NaN.
+        stays = jnp.isinf(b) & (b == leaf)
+        return jnp.where(stays, 0, leaf) - jnp.where(stays, 0, b)
+
+    velocity = jax.tree.map(moves, start, trees.widen(x))
 
     def point(t: jax.Array) -> Any:
         point = jax.tree.map(lambda b, v: b + t.astype(b.dtype) * v, start, velocity)

@@ -94,9 +94,18 @@ def label(value: Any, classes: int) -> jax.Array:
             f"label must be one integer, the number of a class, but has shape {array.shape} and "
             f"dtype {array.dtype}. A batch of examples goes through `jax.vmap(explain, ...)`."
         )
-    if isinstance(value, numbers.Integral) and not 0 <= int(value) < classes:
-        raise ValueError(f"label must be in [0, {classes}), the classes, but is {value}.")
+    try:
+        known = int(array)
+    except jax.errors.ConcretizationTypeError:
+        return array.astype(jnp.int32)  # traced: `of_a_class` flags the result
+    if not 0 <= known < classes:
+        raise ValueError(f"label must be in [0, {classes}), the classes, but is {known}.")
     return array.astype(jnp.int32)
+
+
+def of_a_class(result: Any, label: jax.Array, classes: int) -> Any:
+    """The result, flagged as not finite where the label is the number of no class."""
+    return result._replace(finite=result.finite & (label >= 0) & (label < classes))
 
 
 def of_classes(f: Callable[..., jax.Array], classes: int) -> Callable[..., jax.Array]:

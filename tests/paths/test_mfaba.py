@@ -1,10 +1,13 @@
 """MFABA: a slow twin in numpy of its two walks and three integrals, and closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxplain import paths
 from jaxplain.paths import mfaba
 
 
@@ -140,3 +143,25 @@ def test_bad_options_are_named():
             mfaba(linear, **{"classes": 3, **options})
     with pytest.raises(TypeError, match="label must be one integer"):
         mfaba(linear, classes=3)(jnp.ones(3), jnp.zeros(2, jnp.int32), jnp.eye(3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: paths.mfaba(f, classes=3, steps=3),
+        lambda f: functools.partial(
+            paths.adversarial_gradient_integration(f, classes=3, targets=1, steps=3),
+            jax.random.key(0),
+        ),
+    ],
+    ids=["mfaba", "agi"],
+)
+def test_the_number_of_no_class(make):
+    """Refused where it is known, flagged where it is traced."""
+    f = lambda x, label, w: jax.nn.softmax(jnp.dot(x, w))[label]
+    explain, x, w = make(f), jnp.ones(4), jnp.ones((4, 3))
+    for label in (3, np.int32(-1), np.asarray(7), jnp.int32(3)):
+        with pytest.raises(ValueError, match=r"label must be in \[0, 3\)"):
+            explain(x, label, w)
+    flags = jax.vmap(explain, (None, 0, None))(x, jnp.array([0, 2, 3, -1], jnp.int32), w).finite
+    assert flags.tolist() == [True, True, False, False]

@@ -182,3 +182,33 @@ def test_derivatives_pass_a_hoisted_kernel(x64):
 
     on, off = (jax.grad(loss, (0, 1))(x, params, hoist) for hoist in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), on, off)
+
+
+@pytest.mark.parametrize("options", [{"steps": 32}, {"tolerance": 1e-3}], ids=str)
+@pytest.mark.parametrize("pool", [lambda h: h.max(0), lambda h: jax.nn.softmax(h, 0)[0]])
+def test_a_mask_of_infinities_in_the_prefix(options, pool):
+    """Padded tokens: -inf at both ends stays -inf, and the numbers are those without hoisting."""
+    keys = jax.random.split(KEY, 3)
+    x, baseline = (jax.random.normal(key, (12, 64)) for key in keys[:2])
+    weights = 0.1 * jax.random.normal(keys[2], (64, 32))
+    valid = jnp.arange(12) < 7
+
+    def f(x, weights, valid):
+        hidden = jnp.where(valid[:, None], jnp.dot(x, weights), -jnp.inf)
+        return jnp.sum(jnp.tanh(pool(hidden)))
+
+    assert found(lambda x: f(x, weights, valid), x) is not None
+    on, off = (
+        paths.integrated_gradients(f, hoist=hoist, **options)(x, baseline, weights, valid)
+        for hoist in (True, False)
+    )
+    largest = float(jnp.abs(off.values).max())
+    np.testing.assert_allclose(on.values, off.values, atol=2e-3 * largest)
+    assert bool(on.finite)
+    gaps = float(on.completeness_gap), float(off.completeness_gap)
+    np.testing.assert_allclose(*gaps, atol=1e-3)
+    sampled = paths.expected_gradients(f, samples=256)(
+        KEY, x, jnp.stack([baseline, baseline]), weights, valid
+    )
+    assert bool(sampled.finite)
+    assert abs(float(sampled.completeness_gap)) < 5 * float(sampled.gap_error) + 1e-4
