@@ -615,14 +615,12 @@ def loop(function, batch, count):
 # One kernel of each kind of loop and of design: these also run on the oldest and the newest jax.
 PINNED = {
     "gradients.saliency",
-    "gradients.smoothgrad",
     "metrics.deletion",
     "paths.expected_gradients",
     "paths.guided_integrated_gradients",
     "paths.integrated_gradients",
     "paths.integrated_gradients, tolerance",
     "paths.integrated_hessians",
-    "paths.path_attribution",
 }
 
 
