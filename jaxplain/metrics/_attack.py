@@ -212,7 +212,7 @@ def attribution_attack(
         if _ball.elements(x) == 0:
             raise ValueError("x must have at least one element.")
         checks.arrays(args, "each argument after x")
-        return kernel(key, x, *args)
+        return _ball.differentiated(kernel)(key, x, *args)
 
     return measure
 

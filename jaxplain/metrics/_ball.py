@@ -49,6 +49,25 @@ def vary(values: Callable[..., Any], x: Any, *args: Any) -> Any:
     return trees.vary_with_output(lambda x, *args: trees.total(values(x, *args)), x, *args)
 
 
+def differentiated(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """`kernel`, whose message says what to do where `explain` does not pass reverse mode."""
+
+    @functools.wraps(kernel)
+    def call(*args: Any) -> Any:
+        try:
+            return kernel(*args)
+        except ValueError as error:
+            if "Reverse-mode differentiation does not work" not in str(error):
+                raise
+            raise ValueError(
+                "explain is differentiated, but holds a loop of unknown length, which reverse mode "
+                "does not pass: the tolerance form of a path method, for one. Give it `steps=` in "
+                "place of `tolerance=`."
+            ) from error
+
+    return call
+
+
 def scale(tree: Any, factor: jax.Array) -> Any:
     """Each leaf times a number, in the dtype of the leaf."""
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)

@@ -158,8 +158,7 @@ def baseline_desiderata(
             trees.finite(x, baseline, outputs, sizes),
         )
 
-    measure: Any = from_baseline(scalar, kernel)  # type: ignore[arg-type]
-    return measure
+    return from_baseline(scalar, kernel)
 
 
 def _unordered(x: jax.Array, baseline: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:

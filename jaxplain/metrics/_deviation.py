@@ -157,7 +157,7 @@ def attribution_deviation_bound(
         checks.key(key)
         x = checks.explained(x)
         checks.arrays(args, "each argument after x")
-        return kernel(key, x, *args)
+        return _ball.differentiated(kernel)(key, x, *args)
 
     return measure
 

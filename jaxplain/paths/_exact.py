@@ -117,11 +117,10 @@ def exact_integrated_gradients(
     def wide(x: Any, *args: Any) -> jax.Array:
         return scalar(*_wide((x, *args)) if _is_narrow(x) else (x, *args))
 
-    def kernel(x: Any, baseline: Any, *args: Any) -> Any:
+    def kernel(x: Any, baseline: Any, *args: Any) -> ExactAttribution:
         return _exact(scalar, x, baseline, args, max_segments)
 
-    explain: Callable[..., Any] = from_baseline(wide, kernel)
-    return explain
+    return from_baseline(wide, kernel)
 
 
 def _exact(

@@ -124,10 +124,7 @@ def idg(
     pilot_steps = steps if pilot_steps is None else checks.integer(pilot_steps, "pilot_steps")
     chunk_size = checks.integer(chunk_size, "chunk_size")
     scalar = checks.scalar(f)
-    explain: Callable[..., Any] = from_baseline(
-        scalar, _kernel(scalar, steps, pilot_steps, path, chunk_size, hoist)
-    )
-    return explain
+    return from_baseline(scalar, _kernel(scalar, steps, pilot_steps, path, chunk_size, hoist))
 
 
 def _kernel(

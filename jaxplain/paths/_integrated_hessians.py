@@ -52,8 +52,9 @@ class Interactions(NamedTuple):
     """The interactions of all pairs of elements of x.
 
     Attributes:
-        values: a tree like x of trees like x, as `jax.hessian(f)(x)`: H_ij, in the units of f and
-            the dtype of x. Where x is one array of shape s, an array of shape s + s.
+        values: a tree like x of trees like x, as `jax.hessian(f)(x)`: H_ij, in the units of f, each
+            block in the dtype of its inner leaf. Where x is one array of shape s, an array of shape
+            s + s.
         attributions: tree and shapes of x: Integrated Gradients, from the same gradients. They are
             the row sums of the exact values: the difference is a gap for each row.
         output: f(x), a scalar.
@@ -120,7 +121,7 @@ def integrated_hessians(
     scalar = checks.scalar(f)
     row = _row(scalar, steps, chunk_size=1)
 
-    def kernel(x: Any, baseline: Any, *args: Any) -> Any:
+    def kernel(x: Any, baseline: Any, *args: Any) -> Interactions:
         values, attributions = _interactions.rows(
             lambda direction: row(x, baseline, direction, *args), x, chunk_size
         )
@@ -139,8 +140,7 @@ def integrated_hessians(
             trees.finite(x, baseline, output, baseline_output, values, attributions),
         )
 
-    explain: Callable[..., Any] = from_baseline(scalar, kernel)
-    return explain
+    return from_baseline(scalar, kernel)
 
 
 def integrated_hessian_row(
@@ -194,7 +194,7 @@ def integrated_hessian_row(
     scalar = checks.scalar(f)
     row = _row(scalar, steps, chunk_size)
 
-    def kernel(x: Any, baseline: Any, direction: Any, *args: Any) -> Any:
+    def kernel(x: Any, baseline: Any, direction: Any, *args: Any) -> InteractionRow:
         x = trees.place_like(x, jax.eval_shape(trees.subtract, x, direction))
         direction = trees.place_like(direction, x)
         values, attribution = row(x, baseline, direction, *args)
@@ -206,7 +206,7 @@ def integrated_hessian_row(
             trees.finite(x, baseline, direction, values, attribution),
         )
 
-    placed: Callable[..., Any] = from_baseline(lambda x, direction, *args: scalar(x, *args), kernel)
+    placed = from_baseline(lambda x, direction, *args: scalar(x, *args), kernel)
 
     def explain(x: Any, baseline: Any, direction: Any, *args: Any) -> InteractionRow:
         checks.arrays(args, "each argument after the direction")

@@ -165,8 +165,7 @@ def left_integrated_gradients(
             start_to_stop.finite & trees.finite(pilot, output),
         )
 
-    explain: Callable[..., Any] = from_baseline(scalar, kernel)
-    return explain
+    return from_baseline(scalar, kernel)
 
 
 def _first_reach(outputs: jax.Array, fraction: Any) -> jax.Array:

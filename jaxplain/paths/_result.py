@@ -1,12 +1,14 @@
 """What the path attributions share: the result, and the check of what a kernel is called with."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxplain import checks, trees
+
+Result = TypeVar("Result")
 
 
 class PathAttribution(NamedTuple):
@@ -61,15 +63,15 @@ def result(
 
 
 def from_baseline(
-    f: Callable[..., jax.Array], kernel: Callable[..., PathAttribution]
-) -> Callable[..., PathAttribution]:
+    f: Callable[..., jax.Array], kernel: Callable[..., Result]
+) -> Callable[..., Result]:
     """`explain(x, baseline, *args)`: checked, placed on the mesh, and jitted."""
 
     @jax.jit
-    def program(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+    def program(x: Any, baseline: Any, *args: Any) -> Result:
         return kernel(*placed(f, x, baseline, args), *args)
 
-    def explain(x: Any, baseline: Any, *args: Any) -> PathAttribution:
+    def explain(x: Any, baseline: Any, *args: Any) -> Result:
         return program(*checked(x, baseline, *args))
 
     return explain

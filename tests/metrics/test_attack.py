@@ -212,3 +212,9 @@ def test_bad_calls():
         make(lambda x: Values(x[:2]), epsilon=0.1)(KEY, x)
     with pytest.raises(ValueError, match="at least one element"):
         make(lambda x: Values(x), epsilon=0.1)(KEY, x[:0])
+
+
+def test_the_tolerance_form_is_named():
+    explain = paths.integrated_gradients(lambda x: jnp.sum(jnp.tanh(x)), tolerance=0.1)
+    with pytest.raises(ValueError, match=r"Give it `steps=` in place of `tolerance=`"):
+        metrics.attribution_attack(explain, epsilon=0.1)(KEY, jnp.ones(3), jnp.zeros(3))

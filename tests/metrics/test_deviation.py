@@ -242,3 +242,9 @@ def test_bad_calls():
             make(lambda x, r=result: r, epsilon=0.1)(KEY, jnp.ones(3))
     with pytest.raises(TypeError, match="`values` of what explain returns must be float"):
         make(lambda x: Values(jnp.arange(3)), epsilon=0.1)(KEY, jnp.ones(3))
+
+
+def test_the_tolerance_form_is_named():
+    explain = paths.integrated_gradients(lambda x: jnp.sum(jnp.tanh(x)), tolerance=0.1)
+    with pytest.raises(ValueError, match=r"Give it `steps=` in place of `tolerance=`"):
+        metrics.attribution_deviation_bound(explain, epsilon=0.1)(KEY, jnp.ones(3), jnp.zeros(3))
