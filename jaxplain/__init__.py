@@ -29,6 +29,7 @@ __all__ = [
     "paths",
     "plots",
     "priors",
+    "qmc",
     "report",
     "rewrite",
     "run",

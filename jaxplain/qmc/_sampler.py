@@ -1,0 +1,76 @@
+"""What a sampler is.
+
+    block = sampler(key, dimensions, samples, block_size)
+    block(k) = points k * block_size, ..., (k + 1) * block_size - 1,    shape (block_size, dimensions)
+
+A sampler is called once, outside the loop over blocks, and does there what all points share; the
+function it returns is called inside, with the number of a block, and no array of all points ever
+exists. Point i is the same whatever the size of the blocks. Points are in (0, 1): never at an end,
+where an inverse distribution function is infinite.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain import checks
+
+Block = Callable[[jax.Array], jax.Array]
+Sampler = Callable[[jax.Array, int, int, int], Block]
+
+
+def points(sampler: Sampler, key: Any, dimensions: int, samples: int) -> jax.Array:
+    """All points of a design at once, as an array: for a look at them, or a model outside JAX.
+
+    Args:
+        sampler: `jaxplain.qmc.sobol` or another sampler.
+        key: a typed key.
+        dimensions: the number of columns, at least 1.
+        samples: the number of rows, at least 1.
+
+    Returns:
+        Shape (samples, dimensions), float32 (float64 under `jax.enable_x64`), each within (0, 1).
+
+    Raises:
+        TypeError: sampler is not a function; the key is not typed; a number is not an integer.
+        ValueError: a number is below 1, or beyond what the sampler has.
+
+    Example:
+        >>> import jax
+        >>> from jaxplain import qmc
+        >>> array = qmc.points(qmc.sobol, jax.random.key(0), dimensions=2, samples=8)
+        >>> array.shape, sorted((8 * array[:, 0]).astype(int).tolist())  # one in each eighth
+        ((8, 2), [0, 1, 2, 3, 4, 5, 6, 7])
+
+    References:
+        docs/architecture.md, "Samplers".
+    """
+    checks.function(sampler, "sampler")
+    samples = checks.integer(samples, "samples")
+    # Of a power of two, which the Sobol' sequence asks for; the rest is cut off.
+    size = 1 << (samples - 1).bit_length()
+    return sampler(key, dimensions, samples, size)(jnp.int32(0))[:samples]
+
+
+def checked(key: Any, dimensions: int, samples: int, block_size: int) -> tuple[int, int, int]:
+    """The arguments of a sampler."""
+    checks.key(key)
+    dimensions = checks.integer(dimensions, "dimensions")
+    samples = checks.integer(samples, "samples")
+    return dimensions, samples, checks.integer(block_size, "block_size")
+
+
+def fraction(bits: jax.Array) -> jax.Array:
+    """Integers of 32 bits as numbers in (0, 1): the middles of 2^24 cells, of 2^32 in float64."""
+    if jnp.result_type(float) == jnp.float64:
+        return (bits.astype(jnp.float64) + 0.5) * 2.0**-32
+    return (bits >> 8).astype(jnp.float32) * 2.0**-24 + 2.0**-25
+
+
+def indices(number: jax.Array, block_size: int) -> jax.Array:
+    """The indices of the points of a block, uint32."""
+    return number.astype(jnp.uint32) * jnp.uint32(block_size) + jnp.arange(
+        block_size, dtype=jnp.uint32
+    )
