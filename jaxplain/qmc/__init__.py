@@ -3,8 +3,8 @@
     block = sampler(key, dimensions, samples, block_size)        # outside the loop
     block(k)                                                     # inside: shape (block_size, d)
 
-Samplers are functions of these four arguments, with options set by `functools.partial`; any function
-of this form is one. `points` gives a whole design as an array.
+Samplers are functions of these four arguments, with options set by `functools.partial`; any
+function of this form is one. `points` gives a whole design as an array.
 """
 
 from jaxplain.qmc._halton import halton

@@ -1,4 +1,4 @@
-"""Independent uniform points: u_i ~ U(0, 1)^d, the random numbers of point i made from its index."""
+"""Independent uniform points: u_i ~ U(0, 1)^d, the random numbers of each made from its index."""
 
 from typing import Any
 

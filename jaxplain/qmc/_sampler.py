@@ -1,7 +1,7 @@
 """What a sampler is.
 
     block = sampler(key, dimensions, samples, block_size)
-    block(k) = points k * block_size, ..., (k + 1) * block_size - 1,    shape (block_size, dimensions)
+    block(k) = points k * block_size to (k + 1) * block_size - 1,    shape (block_size, dimensions)
 
 A sampler is called once, outside the loop over blocks, and does there what all points share; the
 function it returns is called inside, with the number of a block, and no array of all points ever
