@@ -34,6 +34,7 @@ __all__ = [
     "rewrite",
     "run",
     "saliency",
+    "sobol",
     "store",
     "targets",
 ]

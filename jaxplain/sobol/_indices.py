@@ -1,0 +1,451 @@
+"""Variance-based sensitivity indices of any function of independent inputs.
+
+    S_i = Var E(Y | X_i) / V          how much of the variance one input explains by itself
+    T_i = E Var(Y | all but X_i) / V  how much is lost where it is known that all others are fixed
+
+estimated from evaluations on rows A, B and A with one input from B (`estimators`).
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import checks, estimates, qmc
+from jaxplain.evaluate import Reduction, evaluate
+from jaxplain.sobol import _design, _statistics
+from jaxplain.sobol._factors import Factors, factors
+from jaxplain.sobol._statistics import PAIRS, Estimates, State
+from jaxplain.sobol.estimators import Estimator, Formula, jansen, saltelli2010
+
+ERRORS = {"delta": 1, "scrambles": 16, "bootstrap": 100}  # and the usual number of replicates
+FEW = 1024  # rows: of fewer, a quasi-random design is no better than a random one
+
+
+class Indices(NamedTuple):
+    """Sensitivity indices, with their errors.
+
+    Each of the first six is a tree like the inputs, an array of the shape of the outputs followed
+    by that of the leaf; where factors are grouped, an array (*outputs, groups).
+
+    Attributes:
+        first_order: S, the share of the variance that each factor explains by itself.
+        total_order: T, the share that each has a part in.
+        first_order_error: the standard error of S.
+        total_order_error: the standard error of T.
+        first_order_interval: two trees, the ends of an interval at the level asked for.
+        total_order_interval: see above.
+        second_order: None unless asked for. A tree like the inputs of trees like the inputs: the
+            share of each pair of factors beyond what both explain by themselves; 0 for a factor
+            with itself. Where factors are grouped, (*outputs, groups, groups).
+        second_order_error: the standard error of the above, an upper bound.
+        mean: shape of the outputs: the mean over all evaluations.
+        variance: shape of the outputs: V.
+        rows: the rows of the design that went into the estimates, int32.
+        evaluations: evaluations of f, int32.
+        not_finite: how many outputs were NaN or infinite, int32; their rows are left out.
+        is_constant: shape of the outputs: whether f does not vary; its indices are then 0.
+        is_converged: whether the tolerance was met; true where none was asked for.
+    """
+
+    first_order: Any
+    total_order: Any
+    first_order_error: Any
+    total_order_error: Any
+    first_order_interval: estimates.Interval
+    total_order_interval: estimates.Interval
+    second_order: Any
+    second_order_error: Any
+    mean: jax.Array
+    variance: jax.Array
+    rows: jax.Array
+    evaluations: jax.Array
+    not_finite: jax.Array
+    is_constant: jax.Array
+    is_converged: jax.Array
+
+
+def indices(
+    f: Callable[..., Any],
+    inputs: Any,
+    *,
+    samples: int | None = None,
+    tolerance: float | jax.Array | None = None,
+    max_samples: int | None = None,
+    sampler: qmc.Sampler = qmc.sobol,
+    first_order: Estimator = saltelli2010,
+    total_order: Estimator = jansen,
+    second_order: bool = False,
+    groups: Any = None,
+    errors: str = "delta",
+    replicates: int | None = None,
+    level: float = 0.95,
+    chunk_size: int | None = None,
+    nan: str = "raise",
+) -> Callable[..., Indices]:
+    """First-order and total Sobol indices of any function.
+
+        S_i = Var E(Y | X_i) / V,    T_i = E Var(Y | all but X_i) / V,    Y = f(X)
+
+    Args:
+        f: `f(x, *args) -> output`, x a tree like `inputs` of arrays, the output a scalar or an
+            array of any shape (a vector of outputs, a time series): indices of each element. It is
+            evaluated inside the compiled loop; for a simulator outside JAX see `design`.
+        inputs: a tree of distributions: `uniform`, `normal`, `inverse_cdf`. Each of their elements
+            is one factor, d in all.
+        samples: N, the number of rows; f is evaluated samples * (d + 2) times. 1,024 (of each
+            scramble) unless given.
+            For a Sobol' sampler a power of two, from 1,024 on: below, its points are no better
+            than random ones.
+        tolerance: in place of `samples`: rows are doubled, from 1,024, until the half-width of the
+            widest interval is no more than this. May be a traced array.
+        max_samples: the most rows with `tolerance`: 1,024 (for each scramble) times a power of two;
+            2**18 unless given.
+        sampler: `jaxplain.qmc.sobol` or another; options by `functools.partial`.
+        first_order: one of `jaxplain.sobol.estimators`.
+        total_order: one of `jaxplain.sobol.estimators`.
+        second_order: whether to estimate the indices of all pairs, from samples * (2 d + 2)
+            evaluations.
+        groups: None, or a tree like `inputs` with an integer (or an array of them that broadcasts
+            to the leaf) for each leaf: factors of one number, from 0, are one group, whose
+            first-order index is the closed index of all of them together.
+        errors: "delta": the delta method, from the rows themselves; right under Monte Carlo, two to
+            six times too wide under a quasi-random sampler. "scrambles": from `replicates`
+            independent designs of samples / replicates rows each, with Student's interval; right
+            under any sampler. "bootstrap": percentiles of `replicates` resamples of rows, which
+            give the same as the delta method.
+        replicates: 16 scrambles, or 100 resamples, unless given.
+        level: the probability that an interval covers, for each index by itself.
+        chunk_size: evaluations of f at once; by itself as many as fit into 16 MiB of points, at
+            most 2,048. It changes memory and speed, and the result by rounding.
+        nan: "raise" where an output is not finite (outside of a user's `jit`), or "omit": rows
+            with such outputs are left out and counted.
+
+    Returns:
+        `analyse(key, *args) -> Indices`, a pure function, jitted inside.
+
+    Raises:
+        TypeError: f is not a function, inputs are not a tree of distributions, the key is not
+            typed, or an option is of another type than above.
+        ValueError: an option is out of its range; an output is not finite and `nan` is "raise".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxplain import sobol
+        >>> inputs = {"a": sobol.uniform(0.0, 1.0), "b": sobol.normal(jnp.zeros(2), 1.0)}
+        >>> f = lambda x: 12**0.5 * x["a"] + 2 * x["b"][0]  # variances 1 and 4
+        >>> s = sobol.indices(f, inputs, samples=1024)(jax.random.key(0))
+        >>> round(float(s.first_order["a"]), 2), s.total_order["b"].round(2).tolist()
+        (0.2, [0.8, 0.0])
+
+    References:
+        Sobol', Math. Model. Comput. Exp. 1993; Homma and Saltelli, Reliab. Eng. Syst. Saf. 1996;
+        the estimators: `jaxplain.sobol.estimators`. Deviations: 1. outputs are centred, and the
+        variance is taken over all evaluations. 2. Standard errors by the delta method in place of
+        the bootstrap.
+    """
+    checks.function(f, "f")
+    layout = factors(inputs, groups)
+    options = _options(
+        first_order, total_order, second_order, sampler, errors, replicates, level, nan
+    )
+    most = _most_rows(samples, tolerance, max_samples, options)
+    _warn(sampler, most // options.scrambles)
+    first = most if tolerance is None else FEW * options.scrambles
+    if chunk_size is not None:
+        chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
+    plan = _design.design(
+        layout, options.formulas, second_order, first // options.scrambles, chunk_size
+    )
+
+    @jax.jit
+    def compute(key: jax.Array, *args: Any) -> Indices:
+        flat = _design.flat(f, layout)
+        program = _Program(plan, options, lambda x: flat(x, *args), most // options.scrambles)
+        found, state, is_converged = program.run(key, tolerance)
+        shape = _design.output_shape(f, layout, *args)
+        return result(found, state, plan, options, shape, is_converged)
+
+    def analyse(key: Any, *args: Any) -> Indices:
+        checks.key(key)
+        checks.arrays(args, "each argument after the key")
+        found = compute(key, *args)
+        if nan == "raise":
+            raise_if_not_finite(found)
+        return found
+
+    return analyse
+
+
+class Options(NamedTuple):
+    """The options that say how indices are estimated, checked."""
+
+    names: tuple[str, ...]
+    formulas: tuple[Formula, ...]
+    second_order: bool
+    sampler: qmc.Sampler
+    errors: str
+    replicates: int
+    level: float
+
+    @property
+    def scrambles(self) -> int:
+        """How many independent designs there are."""
+        return self.replicates if self.errors == "scrambles" else 1
+
+    def reduction(self, layout: _statistics.Layout, key: jax.Array) -> Reduction:
+        """Of the rows of one design; the key is that of the bootstrap."""
+        bootstrap = (key, self.replicates) if self.errors == "bootstrap" else None
+        formulas = dict(zip(self.names, self.formulas, strict=True))
+        return _statistics.reduction(
+            layout, formulas, pairs=self.second_order, bootstrap=bootstrap
+        )
+
+
+class _Program(NamedTuple):
+    """The evaluation of a design: of all rows, or of as many as a tolerance asks for."""
+
+    plan: _design.Design
+    options: Options
+    f: Callable[[jax.Array], jax.Array]
+    rows: int  # of each scramble, the most
+
+    def run(self, key: jax.Array, tolerance: Any) -> tuple[Estimates, State, Any]:
+        for_points, for_bootstrap = jax.random.split(key)
+        reduction = self.options.reduction(self.plan.layout, for_bootstrap)
+        one = functools.partial(self.all_rows, reduction)
+        if tolerance is not None:
+            return self.to_tolerance(reduction, for_points, tolerance)
+        if self.options.scrambles == 1:
+            return *one(for_points), True
+        keys = jax.random.split(for_points, self.options.scrambles)
+        return *combined(*jax.lax.map(one, keys)), True
+
+    def blocks(self, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """The outputs of each block of one design."""
+        sampler, plan = self.options.sampler, self.plan
+        block = sampler(key, plan.dimensions, self.rows, plan.rows)
+        return lambda number: _design.outputs(plan, self.f, block(number))
+
+    def all_rows(self, reduction: Reduction, key: jax.Array) -> tuple[Estimates, State]:
+        blocks = self.blocks(key)
+        full, rest = divmod(self.rows, self.plan.rows)
+        state = evaluate(
+            blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1
+        )
+        if rest:
+            block = self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
+            last = _design.outputs(self.plan, self.f, block(jnp.int32(full))[:rest])
+            state = reduction.update(state, jnp.full((1,), full, jnp.int32), last[None])
+        return reduction.finish(state), state
+
+    def to_tolerance(
+        self, reduction: Reduction, key: jax.Array, tolerance: Any
+    ) -> tuple[Estimates, State, Any]:
+        keys = jax.random.split(key, self.options.scrambles)
+        each = self.plan.rows
+        first, last = FEW // each, self.rows // each
+
+        def grow(key: jax.Array, state: State, start: Any, stop: Any) -> State:
+            blocks = self.blocks(key)
+
+            def add(number: jax.Array, state: State) -> State:
+                return reduction.update(state, number[None], blocks(number)[None])
+
+            return jax.lax.fori_loop(start, stop, add, state)
+
+        def look(states: State) -> tuple[Estimates, State]:
+            found = jax.vmap(reduction.finish)(states)
+            if self.options.scrambles == 1:
+                return jax.tree.map(lambda leaf: leaf[0], (found, states))
+            return combined(found, states)
+
+        def width(states: State) -> jax.Array:
+            found, _ = look(states)
+            ends = [interval(found, name, self.options) for name in self.options.names]
+            halves = [jnp.max(end.upper - end.lower) / 2 for end in ends]
+            return jnp.max(jnp.stack(halves))
+
+        def more(carry: Any) -> Any:
+            done, states = carry
+            is_wide = ~(width(states) <= tolerance)  # a width of NaN is one
+            return is_wide & (done < last)
+
+        def double(carry: Any) -> Any:
+            done, states = carry
+            grown = jax.vmap(grow, (0, 0, None, None))(keys, states, done, 2 * done)
+            return 2 * done, grown
+
+        empty = jax.eval_shape(lambda key: self.blocks(key)(jnp.int32(0)), keys[0])
+        states = jax.vmap(lambda _: reduction.init(empty))(keys)
+        states = jax.vmap(grow, (0, 0, None, None))(keys, states, jnp.int32(0), jnp.int32(first))
+        _, states = jax.lax.while_loop(more, double, (jnp.int32(first), states))
+        return *look(states), width(states) <= tolerance
+
+
+def combined(found: Estimates, states: State) -> tuple[Estimates, State]:
+    """Of independent designs, along the first axis, one estimate with the spread between them."""
+    count = len(found.rows)
+    mean = lambda tree: jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
+    error = lambda leaf: jnp.std(leaf, axis=0, ddof=1) / count**0.5
+    joined = Estimates(
+        mean(found.values),
+        jax.tree.map(error, found.values),
+        None,
+        jnp.mean(found.mean, axis=0),
+        jnp.mean(found.variance, axis=0),
+        jnp.all(found.is_constant, axis=0),
+        jnp.sum(found.rows),
+    )
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), states)
+    return joined, total
+
+
+def interval(found: Estimates, name: str, options: Options) -> estimates.Interval:
+    """The interval around an index, in arrays (outputs, G)."""
+    if found.replicates is not None and name != PAIRS:
+        tail = (1 - options.level) / 2
+        ends = jnp.quantile(found.replicates[name], jnp.asarray([tail, 1 - tail]), axis=0)
+        return estimates.Interval(ends[0], ends[1])
+    value, error = found.values[name], found.errors[name]
+    if options.scrambles > 1:
+        return estimates.student_interval(value, error, options.scrambles - 1, options.level)
+    return estimates.normal_interval(value, error, options.level)
+
+
+def result(
+    found: Estimates,
+    state: State,
+    plan: _design.Design,
+    options: Options,
+    shape: tuple[int, ...],
+    is_converged: Any,
+) -> Indices:
+    """The result of estimates, in trees like the inputs; `shape` is that of the outputs."""
+
+    def like_inputs(array: jax.Array) -> Any:
+        return plan.factors.like_inputs(array.reshape(*shape, *array.shape[1:]))
+
+    def ends(name: str) -> estimates.Interval:
+        lower, upper = interval(found, name, options)
+        return estimates.Interval(like_inputs(lower), like_inputs(upper))
+
+    def pairs(array: jax.Array) -> Any:
+        array = array.reshape(*shape, *array.shape[1:])
+        outer = plan.factors.like_inputs(array, axis=len(shape))
+        return outer if plan.factors.is_grouped else jax.tree.map(plan.factors.like_inputs, outer)
+
+    first, total = options.names
+    return Indices(
+        like_inputs(found.values[first]),
+        like_inputs(found.values[total]),
+        like_inputs(found.errors[first]),
+        like_inputs(found.errors[total]),
+        ends(first),
+        ends(total),
+        pairs(found.values[PAIRS]) if options.second_order else None,
+        pairs(found.errors[PAIRS]) if options.second_order else None,
+        found.mean.reshape(shape),
+        found.variance.reshape(shape),
+        found.rows,
+        (state.rows + state.omitted) * plan.layout.evaluations,
+        state.not_finite,
+        found.is_constant.reshape(shape),
+        jnp.asarray(is_converged),
+    )
+
+
+def raise_if_not_finite(found: Indices) -> None:
+    """Raises where outputs are not finite and known to be."""
+    if isinstance(found.not_finite, jax.core.Tracer):
+        return
+    if count := int(found.not_finite):
+        raise ValueError(
+            f"f returned {count:,} outputs that are NaN or infinite, in {int(found.evaluations):,} "
+            'evaluations. Mend f or narrow the inputs; or leave out the rows with them: nan="omit".'
+        )
+
+
+def _options(
+    first_order: Any,
+    total_order: Any,
+    second_order: Any,
+    sampler: Any,
+    errors: Any,
+    replicates: Any,
+    level: Any,
+    nan: Any,
+) -> Options:
+    checks.function(sampler, "sampler")
+    formulas = []
+    for name, estimator in (("first_order", first_order), ("total_order", total_order)):
+        if not isinstance(estimator, Estimator):
+            raise TypeError(
+                f"{name} must be one of `jaxplain.sobol.estimators`, such as `jansen`, but is a "
+                f"{type(estimator).__name__}."
+            )
+        formula = getattr(estimator, name)
+        if formula is None:
+            raise ValueError(f"this estimator has no form of {name} indices: take another.")
+        formulas.append(formula)
+    if not isinstance(second_order, bool):
+        raise TypeError(f"second_order must be True or False, but is {second_order!r}.")
+    for name, value, allowed in (("errors", errors, ERRORS), ("nan", nan, ("raise", "omit"))):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {value!r}.")
+    if errors == "delta":
+        if replicates is not None:
+            raise ValueError('replicates belong to errors="scrambles" or "bootstrap".')
+    count = ERRORS[errors] if replicates is None else replicates
+    count = checks.integer(count, "replicates", 1 if errors == "delta" else 2)
+    if not isinstance(level, int | float) or not 0 < level < 1:
+        raise ValueError(f"level must be a number between 0 and 1, e.g. 0.95, but is {level!r}.")
+    names = ("first_order", "total_order")
+    return Options(names, tuple(formulas), second_order, sampler, errors, count, float(level))
+
+
+def _most_rows(samples: Any, tolerance: Any, max_samples: Any, options: Options) -> int:
+    """The most rows of all scrambles together."""
+    each = options.scrambles
+    if tolerance is None:
+        if max_samples is not None:
+            raise ValueError("max_samples belongs to tolerance: give that, or samples.")
+        samples = FEW * each if samples is None else checks.integer(samples, "samples", 2)
+        if samples % each or samples < 2 * each:
+            raise ValueError(
+                f"samples must be a multiple of the {each} scrambles and two rows for each, but is "
+                f"{samples}."
+            )
+        return int(samples)
+    if samples is not None:
+        raise ValueError("tolerance chooses the number of samples: give one or the other.")
+    checks.number(tolerance, "tolerance", above=0, hint="It is of an interval's half: try 0.01.")
+    most = max(2**18, FEW * each)
+    most = most if max_samples is None else checks.integer(max_samples, "max_samples")
+    doublings, rest = divmod(most, FEW * each)
+    if rest or doublings < 1 or doublings & (doublings - 1):
+        raise ValueError(
+            f"max_samples must be {FEW * each:,} rows (1,024 for each design) times a power of "
+            f"two, but is {most:,}."
+        )
+    return int(most)
+
+
+def _warn(sampler: Any, rows: int) -> None:
+    """Says where a quasi-random design is used in a way that it does not gain from."""
+    plain = getattr(sampler, "func", sampler)
+    if plain is qmc.sobol and rows & (rows - 1):
+        warnings.warn(
+            f"a Sobol' sequence is balanced at powers of two, but each design has {rows:,} rows.",
+            stacklevel=3,
+        )
+    if plain in (qmc.sobol, qmc.halton) and rows < FEW:
+        warnings.warn(
+            f"each design has {rows:,} rows: below {FEW:,} quasi-random points are no better than "
+            "random ones, and the errors may be large.",
+            stacklevel=3,
+        )

@@ -1,0 +1,276 @@
+"""Means of row statistics, streamed; indices from them, with their standard errors.
+
+    index = g(E z),    z = (z_1, ..., z_k) the statistics of a row (`estimators`)
+    standard error^2 = grad g^T Cov(z) grad g / rows            (the delta method)
+
+Of all rows one matrix is kept for each group and output: the sum of (1, z) (1, z)^T, which holds
+the number of rows, the means and the covariances. Second-order indices are of the same form, with
+one z for each pair of groups, whose sums are matrix products over the rows:
+
+    S_ij = E h_ij / V,    h_ij = ba_i ab_j - b ab_i - b ab_j + a b,    the mean of h_ij and h_ji
+
+A row with an output that is not finite is left out whole, and counted.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain.evaluate import Reduction
+from jaxplain.sobol.estimators import Formula, Rows, ratio, variance_of
+
+HIGHEST = jax.lax.Precision.HIGHEST
+PAIRS = "second_order"
+
+
+class Layout(NamedTuple):
+    """How the outputs of a row lie along the first axis of a block (evaluations, outputs, rows).
+
+    Attributes:
+        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order.
+        groups: G, how many evaluations "ab", "ba" and "ac" each are.
+    """
+
+    needs: frozenset[str]
+    groups: int
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations a row takes."""
+        many = len(self.needs & {"ab", "ba", "ac"})
+        return 1 + ("b" in self.needs) + many * self.groups
+
+    def rows(self, y: jax.Array) -> Rows:
+        """The outputs by name, and the moments of each row."""
+        parts: dict[str, Any] = {"a": y[:1]}
+        start = 1
+        for name, size in (("b", 1), ("ab", self.groups), ("ba", self.groups), ("ac", self.groups)):
+            parts[name] = y[start : start + size] if name in self.needs else None
+            start += size if name in self.needs else 0
+        mean = jnp.mean(y, axis=0, keepdims=True)
+        return Rows(**parts, mean=mean, square=jnp.mean(y**2, axis=0, keepdims=True))
+
+
+class State(NamedTuple):
+    """What the rows so far come to.
+
+    Attributes:
+        rows: how many rows are in, int32.
+        omitted: how many were left out since an output is not finite, int32.
+        not_finite: how many outputs are not finite, int32.
+        shift: shape (outputs,), about the mean of the outputs; from the first block.
+        scale: shape (outputs,), about their range.
+        sums: the sums over rows; and what rounding took from them (Kahan).
+    """
+
+    rows: jax.Array
+    omitted: jax.Array
+    not_finite: jax.Array
+    shift: jax.Array
+    scale: jax.Array
+    sums: Any
+
+
+class Estimates(NamedTuple):
+    """Shapes (outputs, G), or (outputs, G, G) of pairs; and shapes (outputs,).
+
+    Attributes:
+        values: for each index ("first_order", ...) its estimates.
+        errors: their standard errors.
+        replicates: None, or for each index the bootstrap's estimates, with a leading axis.
+        mean: the mean of all evaluations.
+        variance: their variance.
+        is_constant: whether the variance is 0 up to rounding.
+        rows: the rows that went into them.
+    """
+
+    values: dict[str, jax.Array]
+    errors: dict[str, jax.Array]
+    replicates: Any
+    mean: jax.Array
+    variance: jax.Array
+    is_constant: jax.Array
+    rows: jax.Array
+
+
+def reduction(
+    layout: Layout, formulas: dict[str, Formula], *, pairs: bool = False, bootstrap: Any = None
+) -> Reduction:
+    """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
+
+    `bootstrap` is None or `(key, replicates)`.
+    """
+
+    def statistics(y: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
+        """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
+        rows = layout.rows(y)
+        columns, places = [rows.mean, rows.square], {}
+        for name, formula in formulas.items():
+            places[name] = []
+            for z in formula.statistics(rows):
+                known = [place for place, column in enumerate(columns) if column is z]
+                places[name].append(1 + (known[0] if known else len(columns)))
+                columns += [] if known else [z]
+        shape = (layout.groups, *y.shape[1:])
+        columns = [jnp.ones(shape, y.dtype), *(jnp.broadcast_to(z, shape) for z in columns)]
+        return jnp.stack(columns, axis=2), places
+
+    def places_of(dtype: Any) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
+        jax.eval_shape(lambda y: found.update(statistics(y)[1]), example)
+        return found
+
+    def sums_of(y: jax.Array, number: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y)
+        found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
+        if bootstrap is not None:
+            weights = _weights(bootstrap, number, y)
+            found["resampled"] = jnp.einsum("br,gqkr->bgqk", weights, z, precision=HIGHEST)
+        if pairs:
+            found["pairs"] = _pair_sums(layout.rows(y))
+        return found
+
+    def init(value: jax.Array) -> State:
+        zeros = jnp.zeros(value.shape[1:2], value.dtype)
+        sums = jax.eval_shape(lambda y: sums_of(y, jnp.int32(0)), value)
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
+        none = jnp.zeros((), jnp.int32)
+        return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
+
+    def update(state: State, index: jax.Array, values: jax.Array) -> State:
+        for position in range(len(index)):  # blocks come one by one
+            state = _add(state, index[position], values[position])
+        return state
+
+    def _add(state: State, number: jax.Array, y: jax.Array) -> State:
+        bad = jnp.sum(~jnp.isfinite(y), axis=(0, 1), dtype=jnp.int32)
+        kept = bad == 0
+        rows = jnp.sum(kept, dtype=jnp.int32)
+
+        first = jnp.where(kept[None], y[0], 0)
+        own = jnp.sum(first, axis=-1) / jnp.maximum(rows, 1).astype(y.dtype)
+        spread = jnp.max(jnp.where(kept[None], jnp.abs(first - own[:, None]), 0), axis=-1)
+        is_first = state.rows == 0
+        shift = jnp.where(is_first, own, state.shift)
+        scale = jnp.where(is_first, jnp.where(spread > 0, spread, 1), state.scale)
+        y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
+        # Rows that are left out: all statistics are products of outputs, and so 0 with them.
+        terms = sums_of(jnp.where(kept[None, None], y, 0), number)
+        ones = jnp.sum(~kept).astype(y.dtype)
+        terms["all"] = terms["all"].at[:, :, 0, 0].add(-ones)
+
+        sums, lost = state.sums
+        terms = jax.tree.map(jnp.subtract, terms, lost)
+        new = jax.tree.map(jnp.add, sums, terms)
+        lost = jax.tree.map(lambda n, s, t: (n - s) - t, new, sums, terms)
+        return State(
+            state.rows + rows,
+            state.omitted + len(kept) - rows,
+            state.not_finite + jnp.sum(bad),
+            shift,
+            scale,
+            (new, lost),
+        )
+
+    def finish(state: State) -> Estimates:
+        dtype = state.shift.dtype
+        n = state.rows.astype(dtype)
+        sums, _ = state.sums
+        means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
+        mean, square = means[0, 1, 0], means[0, 2, 0]
+        variance = jnp.maximum(variance_of(mean, square), 0) * state.scale**2
+        mean = state.shift + state.scale * mean
+        # Outputs that differ by their rounding only are one output.
+        slack = 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
+        is_constant = variance <= slack**2
+
+        places = places_of(dtype)
+        values, errors, replicates = {}, {}, {}
+        for name, formula in formulas.items():
+            at = jnp.asarray(places[name])
+            own = means[at][:, at]
+            value, error = _delta(formula.estimate, means[0, at], own, n)
+            values[name] = jnp.where(is_constant[:, None], 0, value.T)
+            errors[name] = jnp.where(is_constant[:, None], 0, error.T)
+            if bootstrap is not None:
+                again = jnp.moveaxis(sums["resampled"], -1, 0)  # (k, replicates, G, outputs)
+                again = formula.estimate(*(again[at] / again[:1]))
+                again = jnp.where(is_constant[None, :, None], 0, jnp.swapaxes(again, 1, 2))
+                replicates[name], errors[name] = again, jnp.std(again, axis=0, ddof=1)
+        if pairs:
+            own = [part / n for part in sums["pairs"]]
+            value, error = _pair_delta(own, n)
+            symmetric = lambda array: (array + jnp.swapaxes(array, 0, 1)) / 2
+            shown = ~jnp.eye(layout.groups, dtype=bool)[:, :, None] & ~is_constant[None, None]
+            for kind, array in ((values, value), (errors, error)):
+                kind[PAIRS] = jnp.moveaxis(jnp.where(shown, symmetric(array), 0), -1, 0)
+        many = replicates if bootstrap is not None else None
+        return Estimates(values, errors, many, mean, variance, is_constant, state.rows)
+
+    return Reduction(init, update, finish)
+
+
+def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
+    """Shape (replicates, rows): 0 or 2, from one random bit each, mean and variance 1."""
+    key, replicates = bootstrap
+    rows = y.shape[-1]
+    key = jax.random.fold_in(key, number)
+    words = jax.random.bits(key, (-(-replicates // 32), 1, rows), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None, :, None]) & 1
+    return 2 * bits.reshape(-1, rows)[:replicates].astype(y.dtype)
+
+
+def _delta(
+    estimate: Callable[..., jax.Array], means: jax.Array, products: jax.Array, n: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The estimate from the means (k, G, outputs), and its standard error."""
+    value = estimate(*means)
+    slopes = jax.grad(lambda means: jnp.sum(estimate(*means)))(means)
+    covariance = products - means[:, None] * means[None, :]
+    variance = jnp.einsum("k...,kl...,l...->...", slopes, covariance, slopes, precision=HIGHEST)
+    return value, _root(variance / (n - 1))
+
+
+def _root(variance: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.maximum(variance, 0))  # NaN stays: one row says nothing of its error
+
+
+def _pair_sums(rows: Rows) -> list[jax.Array]:
+    """Of h, m, s, h^2, h m, h s, m^2, m s, s^2; those with h are (G, G, outputs)."""
+    a, b, ab, ba, _, m, s = rows
+    u, w = b * ab, a * b
+    product = lambda x, y: jnp.einsum("iqr,jqr->ijq", x, y, precision=HIGHEST)
+    total = lambda z: jnp.sum(z, axis=-1)[None]
+
+    def of(weight: jax.Array) -> jax.Array:
+        """The sum of h times a weight of the row."""
+        one = total(weight * u)
+        return product(weight * ba, ab) - jnp.swapaxes(one, 0, 1) - one + total(weight * w)
+
+    alone = total(u**2 - 2 * w * u)
+    squared = (
+        product(ba**2, ab**2)
+        - 2 * (product(ba * u, ab) + product(ba, ab * u) - product(ba * w, ab))
+        + 2 * product(u, u)
+        + jnp.swapaxes(alone, 0, 1)
+        + alone
+        + total(w**2)
+    )
+    rest = [total(z) for z in (m * m, m * s, s * s)]
+    return [of(jnp.ones_like(m)), total(m), total(s), squared, of(m), of(s), *rest]
+
+
+def _pair_delta(means: list[jax.Array], n: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """S_ij and its standard error: of h / V, in its few terms."""
+    h, m, s, hh, hm, hs, mm, ms, ss = means
+    variance = variance_of(m, s)
+    value = ratio(h, variance)
+    # The influence of a row is (h - value (s - 2 m' m)) / V around its mean, m' the mean.
+    twice = 2 * m
+    v, hv = s - twice * m, hs - twice * hm
+    vv = ss - 2 * twice * ms + twice**2 * mm
+    spread = (hh - h**2) - 2 * value * (hv - h * v) + value**2 * (vv - v**2)
+    return value, _root(ratio(spread, variance**2) / (n - 1))

@@ -1,0 +1,221 @@
+"""Estimators of first-order and total indices: each a function of means over the rows of a design.
+
+Rows of a design: a = f(A), b = f(B), ab_i = f(A with column i from B), ba_i = f(B with column i
+from A), ac_i = f(A with column i from C); A, B, C independent. m and s: the mean and the mean square
+of all evaluations of the row, so that the variance V = E s - (E m)^2 is pooled over all of them. All
+outputs are shifted by about their mean beforehand (products of outputs far from zero lose all their
+digits, and the estimators' variances with them).
+
+    jansen        first: 1 - E (b - ab)^2 / 2V                     total: E (a - ab)^2 / 2V
+    saltelli2010  first: (E b (ab - a) - E m E (ab - a)) / V       total: (E a (a - ab) - ...) / V
+    janon_monod   first: r(b, ab)                                  total: 1 - r(a, ab)
+                  r(p, q) = (E pq - M^2) / (E (p^2 + q^2)/2 - M^2),  M = E (p + q)/2
+    martinez      first: correlation(b, ab)                        total: 1 - correlation(a, ab)
+    azzini        first: 2 E (ba - b)(a - ab) / D                  total: E ((b - ba)^2 + (a - ab)^2) / D
+                  D = E ((a - b)^2 + (ba - ab)^2)
+    owen          first: E (a - ac)(ba - b) / V
+    homma         first: (E b ab - E a E b) / V                    total: 1 - (E a ab - (E a)^2) / V
+
+References:
+    Jansen 1999; Saltelli et al. 2010 (Comput. Phys. Commun. 181, table 2, row b); Janon, Klein,
+    Lagnoux, Nodet and Prieur 2014; Martinez 2011; Azzini, Mara and Rosati 2021; Owen 2013
+    ("Better estimation of small Sobol' sensitivity indices", correlation 2); Homma and Saltelli
+    1996. Deviations: V is pooled over all evaluations of jansen, saltelli2010, owen and homma, and
+    the products are centred.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "Estimator",
+    "Formula",
+    "Rows",
+    "azzini",
+    "homma",
+    "janon_monod",
+    "jansen",
+    "martinez",
+    "owen",
+    "saltelli2010",
+]
+
+
+class Rows(NamedTuple):
+    """The outputs of a block of rows, shifted and scaled; those that are not needed are None.
+
+    Attributes:
+        a: shape (1, outputs, rows), on the base points A.
+        b: shape (1, outputs, rows), on the base points B.
+        ab: shape (G, outputs, rows), on A with group i from B.
+        ba: shape (G, outputs, rows), on B with group i from A.
+        ac: shape (G, outputs, rows), on A with group i from C.
+        mean: shape (1, outputs, rows), the mean of all evaluations of the row.
+        square: shape (1, outputs, rows), the mean of their squares.
+    """
+
+    a: jax.Array
+    b: jax.Array | None
+    ab: jax.Array | None
+    ba: jax.Array | None
+    ac: jax.Array | None
+    mean: jax.Array
+    square: jax.Array
+
+
+class Formula(NamedTuple):
+    """An index as a function of means over the rows.
+
+    Attributes:
+        needs: which of "b", "ab", "ba", "ac" it reads, beside a.
+        statistics: from `Rows` to a tuple of arrays that broadcast to (G, outputs, rows).
+        estimate: from the means of the statistics over the rows, to the index. Differentiable: its
+            standard error is that of the delta method.
+    """
+
+    needs: tuple[str, ...]
+    statistics: Callable[[Rows], tuple[jax.Array, ...]]
+    estimate: Callable[..., jax.Array]
+
+
+class Estimator(NamedTuple):
+    """What estimates first-order and total indices; None where it has no form of one.
+
+    Attributes:
+        first_order: of S_i = Var E(Y | X_i) / V.
+        total_order: of T_i = E Var(Y | all but X_i) / V.
+    """
+
+    first_order: Formula | None
+    total_order: Formula | None
+
+
+def ratio(over: jax.Array, under: jax.Array) -> jax.Array:
+    """0 where the variance is 0, with a finite derivative."""
+    is_zero = under <= 0
+    return jnp.where(is_zero, 0, over / jnp.where(is_zero, 1, under))
+
+
+def variance_of(mean: jax.Array, square: jax.Array) -> jax.Array:
+    """The variance from a mean and a mean square."""
+    return square - mean**2
+
+
+def _half_square(p: jax.Array, q: jax.Array) -> jax.Array:
+    return (p - q) ** 2 / 2
+
+
+jansen = Estimator(
+    first_order=Formula(
+        ("b", "ab"),
+        lambda r: (_half_square(r.b, r.ab), r.mean, r.square),
+        lambda n, m, s: ratio(variance_of(m, s) - n, variance_of(m, s)),
+    ),
+    total_order=Formula(
+        ("ab",),
+        lambda r: (_half_square(r.a, r.ab), r.mean, r.square),
+        lambda n, m, s: ratio(n, variance_of(m, s)),
+    ),
+)
+
+saltelli2010 = Estimator(
+    first_order=Formula(
+        ("b", "ab"),
+        lambda r: (r.b * (r.ab - r.a), r.ab - r.a, r.mean, r.square),
+        lambda n, d, m, s: ratio(n - m * d, variance_of(m, s)),
+    ),
+    total_order=Formula(
+        ("ab",),
+        lambda r: (r.a * (r.a - r.ab), r.a - r.ab, r.mean, r.square),
+        lambda n, d, m, s: ratio(n - m * d, variance_of(m, s)),
+    ),
+)
+
+
+def _means_of_pair(p: jax.Array, q: jax.Array) -> tuple[jax.Array, ...]:
+    return p * q, (p + q) / 2, (p**2 + q**2) / 2
+
+
+def _share(product: jax.Array, mean: jax.Array, square: jax.Array) -> jax.Array:
+    return ratio(product - mean**2, square - mean**2)
+
+
+janon_monod = Estimator(
+    first_order=Formula(("b", "ab"), lambda r: _means_of_pair(r.b, r.ab), _share),
+    total_order=Formula(
+        ("ab",),
+        lambda r: _means_of_pair(r.a, r.ab),
+        lambda product, mean, square: ratio(square - product, square - mean**2),
+    ),
+)
+
+
+def _moments_of_pair(p: jax.Array, q: jax.Array) -> tuple[jax.Array, ...]:
+    return p, q, p**2, q**2, p * q
+
+
+def _correlation(
+    p: jax.Array, q: jax.Array, pp: jax.Array, qq: jax.Array, pq: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The covariance and the geometric mean of the variances, 0 where one of them is."""
+    product = (pp - p**2) * (qq - q**2)
+    is_zero = product <= 0
+    return pq - p * q, jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, product)))
+
+
+def _martinez_total(*means: jax.Array) -> jax.Array:
+    covariance, spread = _correlation(*means)
+    return ratio(spread - covariance, spread)
+
+
+martinez = Estimator(
+    first_order=Formula(
+        ("b", "ab"),
+        lambda r: _moments_of_pair(r.b, r.ab),
+        lambda *means: ratio(*_correlation(*means)),
+    ),
+    total_order=Formula(("ab",), lambda r: _moments_of_pair(r.a, r.ab), _martinez_total),
+)
+
+
+def _spread_of_four(r: Rows) -> jax.Array:
+    return (r.a - r.b) ** 2 + (r.ba - r.ab) ** 2
+
+
+azzini = Estimator(
+    first_order=Formula(
+        ("b", "ab", "ba"),
+        lambda r: (2 * (r.ba - r.b) * (r.a - r.ab), _spread_of_four(r)),
+        ratio,
+    ),
+    total_order=Formula(
+        ("b", "ab", "ba"),
+        lambda r: ((r.b - r.ba) ** 2 + (r.a - r.ab) ** 2, _spread_of_four(r)),
+        ratio,
+    ),
+)
+
+owen = Estimator(
+    first_order=Formula(
+        ("b", "ba", "ac"),
+        lambda r: ((r.a - r.ac) * (r.ba - r.b), r.mean, r.square),
+        lambda n, m, s: ratio(n, variance_of(m, s)),
+    ),
+    total_order=None,
+)
+
+homma = Estimator(
+    first_order=Formula(
+        ("b", "ab"),
+        lambda r: (r.b * r.ab, r.a, r.b, r.mean, r.square),
+        lambda n, a, b, m, s: ratio(n - a * b, variance_of(m, s)),
+    ),
+    total_order=Formula(
+        ("ab",),
+        lambda r: (r.a * r.ab, r.a, r.mean, r.square),
+        lambda n, a, m, s: ratio(variance_of(m, s) - (n - a**2), variance_of(m, s)),
+    ),
+)
