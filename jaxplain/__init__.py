@@ -36,6 +36,7 @@ __all__ = [
     "saliency",
     "store",
     "targets",
+    "wavelets",
 ]
 
 # The few functions with a name at the top, and the room each lives in.
