@@ -355,12 +355,16 @@ def _analyse(x: jax.Array, axis: int, wavelet: Any) -> tuple[jax.Array, jax.Arra
     """One level along one axis: what is smooth, and the details."""
     low, high = _filters(wavelet)
     x = _pad(x, axis, 0, x.shape[axis] % 2, "edge")
-    size, shift = x.shape[axis], len(low) // 2 - 1
+    count, shift = x.shape[axis] // 2, len(low) // 2 - 1
     x = _pad(x, axis, shift, shift, "wrap")
-    strided = [
-        jax.lax.slice_in_dim(x, m, m + size - 1, stride=2, axis=axis) for m in range(len(low))
+    # Slices of the even and of the odd elements: their transposes are cheap, those of strides not.
+    pairs = x.reshape(*x.shape[:axis], count + shift, 2, *x.shape[axis + 1 :])
+    phases = [jax.lax.index_in_dim(pairs, p, axis + 1, keepdims=False) for p in (0, 1)]
+    shifted = [
+        jax.lax.slice_in_dim(phases[m % 2], m // 2, m // 2 + count, axis=axis)
+        for m in range(len(low))
     ]
-    return _combine(low, strided), _combine(high, strided)
+    return _combine(low, shifted), _combine(high, shifted)
 
 
 def _synthesise(
