@@ -37,6 +37,7 @@ __all__ = [
     "sobol",
     "store",
     "targets",
+    "wavelets",
 ]
 
 # The few functions with a name at the top, and the room each lives in.

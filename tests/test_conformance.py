@@ -5,6 +5,7 @@ below fails, so that none is forgotten: kernels (functions that make an explanat
 functions of arrays to FUNCTIONS, and the few that work on the host to HOST, each with its reason.
 """
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -29,6 +30,7 @@ from jaxplain import (
     rewrite,
     targets,
     trees,
+    wavelets,
 )
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "References:")
@@ -356,6 +358,10 @@ def across_axis(values):
     return jax.tree.map(lambda leaf: leaf[0], merged)
 
 
+def coefficients(x):
+    return wavelets.decompose(x, wavelet="db2", levels=2)
+
+
 # name -> (a function of arrays, its arguments), all of which can be mapped over but the shared.
 FUNCTIONS = {
     "baselines.black_and_white": (baselines.black_and_white, (IMAGE,)),
@@ -470,6 +476,16 @@ FUNCTIONS = {
     "targets.masked_sum": (targets.masked_sum(dense), (X, jnp.ones((2, 3)), make_params())),
     "targets.output": (targets.output(lambda p, x: (x @ p["first"])[:, 0]), (X, make_params())),
     "targets.probability": (targets.probability(network), (X, LABEL, make_params())),
+    "wavelets.band_sums": (lambda x: wavelets.band_sums(coefficients(x)), (IMAGE,)),
+    "wavelets.decompose": (coefficients, (IMAGE,)),
+    "wavelets.reconstruct": (
+        lambda x: wavelets.reconstruct(jax.tree.map(jnp.sin, coefficients(x))),
+        (IMAGE,),
+    ),
+    "wavelets.spatial_maps": (
+        lambda x: wavelets.spatial_maps(coefficients(x), conserve=True),
+        (IMAGE,),
+    ),
 }
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
@@ -505,6 +521,7 @@ HOST = {
     "store.reopen": "disk",
     "store.update_manifest": "disk",
     "store.write": "disk",
+    "wavelets.daubechies": "a filter: numpy on the host",
 }
 
 
@@ -524,7 +541,7 @@ def public():
 
 
 def is_result(value):
-    return inspect.isclass(value) and issubclass(value, tuple)
+    return inspect.isclass(value) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
 
 
 # --------------------------------------------------------------------------------- the surface
