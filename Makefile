@@ -3,6 +3,7 @@
 #
 #   make demo        train a small network on digits, explain it, draw a figure
 #   make test        the tests; those that compare with PyTorch libraries are skipped
+#   make test-slow   the few that train networks or run whole studies
 #   make test-peers  those comparisons, in an environment of their own
 #   make lint types doctest docs bench
 #   make clean       remove what was built; `make distclean` removes the environments too
@@ -24,7 +25,7 @@ CACHED := JAX_COMPILATION_CACHE_DIR="$(CACHE)" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-peers lint types doctest docs bench format clean distclean
+.PHONY: help demo test test-slow test-peers lint types doctest docs bench format clean distclean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,7 +36,10 @@ demo: $(ENV)/.with-demo
 	$(RUN) -m jaxplain demo
 
 test: $(ENV)/.with-test
-	$(CACHED) $(RUN) $(PYTEST) $(ARGS) $(TESTS)
+	$(CACHED) $(RUN) $(PYTEST) -m "not slow" $(ARGS) $(TESTS)
+
+test-slow: $(ENV)/.with-test
+	$(CACHED) $(RUN) $(PYTEST) -m slow $(ARGS) $(TESTS)
 
 test-peers: $(PEERS)/.with-peers
 	$(CACHED) $(PEERS)/bin/python $(PYTEST) $(ARGS) tests/peers

@@ -1,8 +1,8 @@
 """Variance-based sensitivity: which inputs make an output vary, and how surely that is known.
 
-    inputs = {"angle": sobol.uniform(-pi, pi), "weights": sobol.normal(jnp.zeros(20), 1.0)}
-    s = sobol.indices(f, inputs, samples=2**14)(key, *args)         # f(tree like inputs, *args)
-    s.first_order, s.total_order, s.first_order_error               # trees like the inputs
+inputs = {"angle": sobol.uniform(-pi, pi), "weights": sobol.normal(jnp.zeros(20), 1.0)}
+s = sobol.indices(f, inputs, samples=2**14)(key, *args)         # f(tree like inputs, *args)
+s.first_order, s.total_order, s.first_order_error               # trees like the inputs
 """
 
 from jaxplain.sobol import estimators

@@ -1,10 +1,10 @@
 """The design of a sensitivity analysis: which points each row holds, made block by block.
 
-    A, B (and C): independent rows of factors, from one sampler of 2 d (3 d) dimensions
-    A_B^i = A with group i from B        B_A^i = B with group i from A        A_C^i likewise
+A, B (and C): independent rows of factors, from one sampler of 2 d (3 d) dimensions
+A_B^i = A with group i from B        B_A^i = B with group i from A        A_C^i likewise
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,18 +39,18 @@ class Design(NamedTuple):
     @property
     def dimensions(self) -> int:
         """How many uniform numbers a row takes."""
-        return self.factors.count * (3 if "ac" in self.layout.needs else 2)
+        return self.factors.dimensions * (3 if "ac" in self.layout.needs else 2)
 
 
 def design(
-    factors: Factors, formulas: list[Formula], pairs: bool, samples: int, chunk_size: int | None
+    factors: Factors, formulas: Sequence[Formula], pairs: bool, samples: int, chunk_size: int | None
 ) -> Design:
     """The design for some formulas, with blocks of about `chunk_size` evaluations."""
     needs = {need for formula in formulas for need in formula.needs}
     if pairs:
         needs |= {"b", "ab", "ba"}
     if chunk_size is None:
-        chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // factors.count))
+        chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // factors.dimensions))
     # One group at a time as long as there are rows enough: XLA on CPU runs the function of a cheap
     # model ten times faster where the swapped points have no axis over groups.
     rows = 1 << (max(1, min(samples, chunk_size)).bit_length() - 1)
@@ -60,7 +60,7 @@ def design(
 
 def bases(plan: Design, u: jax.Array) -> list[jax.Array]:
     """The base points A, B (and C) of uniform numbers, each (rows, d)."""
-    d = plan.factors.count
+    d = plan.factors.dimensions
     return [plan.factors.values(u[:, i : i + d]) for i in range(0, plan.dimensions, d)]
 
 
@@ -115,6 +115,6 @@ def flat(f: Callable[..., Any], factors: Factors) -> Callable[..., Any]:
 
 def output_shape(f: Callable[..., Any], factors: Factors, *args: Any) -> tuple[int, ...]:
     """The shape of what `f` returns."""
-    x = factors.tree(jnp.zeros((factors.count,)))
+    x = factors.tree(jnp.zeros((factors.dimensions,)))
     y = jax.eval_shape(f, x, *args)
     return tuple(getattr(y, "shape", ()))

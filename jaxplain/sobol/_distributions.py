@@ -93,9 +93,7 @@ def normal(mean: Any, standard_deviation: Any) -> Distribution:
     )
 
 
-def inverse_cdf(
-    function: Callable[[jax.Array], Any], shape: tuple[int, ...] = ()
-) -> Distribution:
+def inverse_cdf(function: Callable[[jax.Array], Any], shape: tuple[int, ...] = ()) -> Distribution:
     """Factors of any distribution, given by its quantiles.
 
         x = function(u)

@@ -1,6 +1,6 @@
 """The factors of a tree of distributions as one vector, and how they are grouped.
 
-    u in (0, 1)^d  ->  x = F^-1(u) in R^d  ->  a tree like the inputs
+u in (0, 1)^d  ->  x = F^-1(u) in R^d  ->  a tree like the inputs
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Factors(NamedTuple):
     is_grouped: bool
 
     @property
-    def count(self) -> int:
+    def dimensions(self) -> int:
         """How many factors there are, d."""
         return len(self.groups)
 

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxplain import checks, estimates, qmc
 from jaxplain.evaluate import Reduction, evaluate
 from jaxplain.sobol import _design, _statistics
-from jaxplain.sobol._factors import Factors, factors
+from jaxplain.sobol._factors import factors
 from jaxplain.sobol._statistics import PAIRS, Estimates, State
 from jaxplain.sobol.estimators import Estimator, Formula, jansen, saltelli2010
 
@@ -201,9 +200,7 @@ class Options(NamedTuple):
         """Of the rows of one design; the key is that of the bootstrap."""
         bootstrap = (key, self.replicates) if self.errors == "bootstrap" else None
         formulas = dict(zip(self.names, self.formulas, strict=True))
-        return _statistics.reduction(
-            layout, formulas, pairs=self.second_order, bootstrap=bootstrap
-        )
+        return _statistics.reduction(layout, formulas, pairs=self.second_order, bootstrap=bootstrap)
 
 
 class _Program(NamedTuple):
@@ -234,9 +231,7 @@ class _Program(NamedTuple):
     def all_rows(self, reduction: Reduction, key: jax.Array) -> tuple[Estimates, State]:
         blocks = self.blocks(key)
         full, rest = divmod(self.rows, self.plan.rows)
-        state = evaluate(
-            blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1
-        )
+        state = evaluate(blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1)
         if rest:
             block = self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
             last = _design.outputs(self.plan, self.f, block(jnp.int32(full))[:rest])
@@ -397,9 +392,8 @@ def _options(
     for name, value, allowed in (("errors", errors, ERRORS), ("nan", nan, ("raise", "omit"))):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {value!r}.")
-    if errors == "delta":
-        if replicates is not None:
-            raise ValueError('replicates belong to errors="scrambles" or "bootstrap".')
+    if errors == "delta" and replicates is not None:
+        raise ValueError('replicates belong to errors="scrambles" or "bootstrap".')
     count = ERRORS[errors] if replicates is None else replicates
     count = checks.integer(count, "replicates", 1 if errors == "delta" else 2)
     if not isinstance(level, int | float) or not 0 < level < 1:

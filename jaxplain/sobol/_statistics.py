@@ -106,7 +106,8 @@ def reduction(
     def statistics(y: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
         rows = layout.rows(y)
-        columns, places = [rows.mean, rows.square], {}
+        columns = [rows.mean, rows.square]
+        places: dict[str, list[int]] = {}
         for name, formula in formulas.items():
             places[name] = []
             for z in formula.statistics(rows):
@@ -201,8 +202,7 @@ def reduction(
                 again = jnp.where(is_constant[None, :, None], 0, jnp.swapaxes(again, 1, 2))
                 replicates[name], errors[name] = again, jnp.std(again, axis=0, ddof=1)
         if pairs:
-            own = [part / n for part in sums["pairs"]]
-            value, error = _pair_delta(own, n)
+            value, error = _pair_delta([part / n for part in sums["pairs"]], n)
             symmetric = lambda array: (array + jnp.swapaxes(array, 0, 1)) / 2
             shown = ~jnp.eye(layout.groups, dtype=bool)[:, :, None] & ~is_constant[None, None]
             for kind, array in ((values, value), (errors, error)):

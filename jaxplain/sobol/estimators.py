@@ -1,18 +1,18 @@
 """Estimators of first-order and total indices: each a function of means over the rows of a design.
 
 Rows of a design: a = f(A), b = f(B), ab_i = f(A with column i from B), ba_i = f(B with column i
-from A), ac_i = f(A with column i from C); A, B, C independent. m and s: the mean and the mean square
-of all evaluations of the row, so that the variance V = E s - (E m)^2 is pooled over all of them. All
-outputs are shifted by about their mean beforehand (products of outputs far from zero lose all their
-digits, and the estimators' variances with them).
+from A), ac_i = f(A with column i from C); A, B, C independent. m and s: the mean and the mean
+square of all evaluations of the row, so that the variance V = E s - (E m)^2 is pooled over all of
+them. All outputs are shifted by about their mean beforehand: products of outputs far from zero lose
+their digits, and some of the estimators have variances that grow with the mean.
 
     jansen        first: 1 - E (b - ab)^2 / 2V                     total: E (a - ab)^2 / 2V
     saltelli2010  first: (E b (ab - a) - E m E (ab - a)) / V       total: (E a (a - ab) - ...) / V
     janon_monod   first: r(b, ab)                                  total: 1 - r(a, ab)
                   r(p, q) = (E pq - M^2) / (E (p^2 + q^2)/2 - M^2),  M = E (p + q)/2
     martinez      first: correlation(b, ab)                        total: 1 - correlation(a, ab)
-    azzini        first: 2 E (ba - b)(a - ab) / D                  total: E ((b - ba)^2 + (a - ab)^2) / D
-                  D = E ((a - b)^2 + (ba - ab)^2)
+    azzini        first: 2 E (ba - b)(a - ab) / D
+                  total: E ((b - ba)^2 + (a - ab)^2) / D,    D = E ((a - b)^2 + (ba - ab)^2)
     owen          first: E (a - ac)(ba - b) / V
     homma         first: (E b ab - E a E b) / V                    total: 1 - (E a ab - (E a)^2) / V
 
@@ -25,7 +25,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,10 +58,10 @@ class Rows(NamedTuple):
     """
 
     a: jax.Array
-    b: jax.Array | None
-    ab: jax.Array | None
-    ba: jax.Array | None
-    ac: jax.Array | None
+    b: Any
+    ab: Any
+    ba: Any
+    ac: Any
     mean: jax.Array
     square: jax.Array
 

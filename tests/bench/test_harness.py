@@ -271,6 +271,7 @@ def test_the_run_benchmark_runs(tmp_path):
     assert harness.read(path)["throughput_over_bare"]["of_medians"] > 0
 
 
+@pytest.mark.slow
 def test_the_study_of_accuracy_runs(tmp_path):
     pytest.importorskip(
         "sklearn", reason="the digits are scikit-learn's: pip install jaxplain[demo]"

@@ -55,7 +55,6 @@ def numpy_attack(x, matrix, *, epsilon, norm, steps, step_size, top, keeps):
     return best, values(best), values(x), chosen
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_against_numpy(norm, x64):
     options = {"epsilon": 0.4, "norm": norm, "steps": 9, "top": 3}

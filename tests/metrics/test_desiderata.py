@@ -32,7 +32,6 @@ def test_the_straight_line_in_closed_form(x64):
     assert np.isnan(flat.relative_sensitivity)
 
 
-@pytest.mark.pins
 def test_a_curved_path_against_numpy(x64):
     """Element by element and step by step, by hand, on paths that wind."""
     random = np.random.default_rng(0)

@@ -180,7 +180,6 @@ def test_what_cannot_be_said_is_nan():
     assert (float(equal.largest_gap), float(equal.largest_gap_p_value)) == (0, 1)
 
 
-@pytest.mark.pins
 def test_the_quantile_is_scipys():
     degrees = np.array([1, 1.5, 2, 3, 7.3, 29.9, 30, 300, 1e4, 1e6], np.float32)
     for tail, tolerance in ((0.2, 1e-4), (0.05, 1e-4), (0.01, 1e-4), (5e-4, 2e-3)):

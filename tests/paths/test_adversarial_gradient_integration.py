@@ -29,7 +29,6 @@ def twin(c, label, classes, steps, step_size, progressive, bounds):
     return values / len(classes), np.mean(ends), taken
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(("progressive", "bounds"), [(True, None), (True, (0, 1)), (False, (0, 1))])
 def test_the_twin_agrees(classifier, close, progressive, bounds):
     c = classifier

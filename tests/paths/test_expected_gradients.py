@@ -221,6 +221,7 @@ def random_networks(count, features=5):
         yield params, x, jax.random.normal(keys[4], (7, features))
 
 
+@pytest.mark.slow
 @modes
 def test_axioms(positions):
     key = jax.random.key(3)

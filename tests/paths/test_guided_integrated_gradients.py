@@ -118,7 +118,6 @@ def test_the_path_keeps_its_promises(max_distance):
         assert np.abs(progress - t[:, None]).max() > 0.2, "guided nowhere"
 
 
-@pytest.mark.pins
 def test_no_distance_is_the_straight_line(classifier, close):
     c = classifier
     zero = jnp.zeros_like(c.x)
@@ -166,7 +165,6 @@ def test_a_product_in_closed_form(x64):
     )
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize("max_distance", [0.0, 0.02, 1.0])
 def test_linear_functions_are_exact(x64, max_distance):
     w, x, b = np.random.default_rng(2).normal(size=(3, 31))

@@ -49,7 +49,6 @@ def twin(x, baseline, params, steps, pilot_steps):
     return values, np.sum(changes**2) * pilot_steps
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(
     ("steps", "pilot_steps", "chunk_size"), [(1, 1, 4), (4, 9, 3), (20, 20, 16), (40, 6, 7)]
 )

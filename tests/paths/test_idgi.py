@@ -37,7 +37,6 @@ def twin(points, value_and_gradient):
     return values
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(("steps", "chunk_size"), [(1, 4), (2, 1), (7, 3), (8, 4), (33, 16)])
 def test_twin(steps, chunk_size, x64):
     for seed in range(3):

@@ -19,7 +19,6 @@ def twin(gradient, towards, x, steps, step_size, bounds):
     return values, point
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(("of_hidden", "bounds"), [(True, None), (False, (-0.2, 0.8))])
 def test_the_twin_agrees(classifier, close, of_hidden, bounds):
     c = classifier

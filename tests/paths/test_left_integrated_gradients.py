@@ -41,7 +41,6 @@ def twin(x, baseline, params, steps, fraction, pilot_steps):
     return (x - baseline) * integral * stop, stop
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(
     ("steps", "pilot_steps", "fraction"), [(3, 5, 0.9), (12, 12, 0.4), (8, 1, 1.0)]
 )

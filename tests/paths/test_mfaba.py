@@ -40,7 +40,6 @@ def integrate(points, gradients, integral):
     return np.tensordot(shares, mean, axes=1) * (points[0] - points[-1])
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize(
     ("norm", "integral", "bounds", "accumulate"),
     [

@@ -65,7 +65,6 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.pins
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("direction", ["insertion", "deletion"])
 def test_twin(options, direction, x64):
