@@ -24,6 +24,7 @@ __all__ = [
     "gradients",
     "input_x_gradient",
     "integrated_gradients",
+    "masks",
     "metrics",
     "models",
     "paths",
