@@ -9,6 +9,9 @@ one z for each pair of groups, whose sums are matrix products over the rows:
 
     S_ij = E h_ij / V,    h_ij = ba_i ab_j - b ab_i - b ab_j + a b,    the mean of h_ij and h_ji
 
+with all outputs less their mean m, which is known at the end only: to h_ij of outputs that are
+shifted otherwise it adds m g_i, g_i = b + ab_i - ba_i - a.
+
 A row with an output that is not finite is left out whole, and counted.
 """
 
@@ -100,10 +103,10 @@ def reduction(
 ) -> Reduction:
     """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
 
-    `bootstrap` is None or `(key, replicates)`.
+    `bootstrap` is None or `(key, replicates, rows of a block)`.
     """
 
-    def statistics(y: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
+    def statistics(y: jax.Array, kept: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
         rows = layout.rows(y)
         columns = [rows.mean, rows.square]
@@ -115,17 +118,17 @@ def reduction(
                 places[name].append(1 + (known[0] if known else len(columns)))
                 columns += [] if known else [z]
         shape = (layout.groups, *y.shape[1:])
-        columns = [jnp.ones(shape, y.dtype), *(jnp.broadcast_to(z, shape) for z in columns)]
-        return jnp.stack(columns, axis=2), places
+        columns = [kept.astype(y.dtype)[None, None], *columns]  # 0 for a row that is left out
+        return jnp.stack([jnp.broadcast_to(z, shape) for z in columns], axis=2), places
 
     def places_of(dtype: Any) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
-        jax.eval_shape(lambda y: found.update(statistics(y)[1]), example)
+        jax.eval_shape(lambda y: found.update(statistics(y, y[0, 0])[1]), example)
         return found
 
-    def sums_of(y: jax.Array, number: jax.Array) -> dict[str, Any]:
-        z, _ = statistics(y)
+    def sums_of(y: jax.Array, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y, kept)
         found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
         if bootstrap is not None:
             weights = _weights(bootstrap, number, y)
@@ -136,7 +139,7 @@ def reduction(
 
     def init(value: jax.Array) -> State:
         zeros = jnp.zeros(value.shape[1:2], value.dtype)
-        sums = jax.eval_shape(lambda y: sums_of(y, jnp.int32(0)), value)
+        sums = jax.eval_shape(lambda y: sums_of(y, jnp.int32(0), y[0, 0]), value)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
         none = jnp.zeros((), jnp.int32)
         return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
@@ -156,12 +159,12 @@ def reduction(
         spread = jnp.max(jnp.where(kept[None], jnp.abs(first - own[:, None]), 0), axis=-1)
         is_first = state.rows == 0
         shift = jnp.where(is_first, own, state.shift)
-        scale = jnp.where(is_first, jnp.where(spread > 0, spread, 1), state.scale)
+        spread = jnp.where(spread > 0, spread, jnp.abs(own))  # of one row there is none
+        spread = jnp.where(spread >= jnp.finfo(y.dtype).tiny, spread, 1)
+        scale = jnp.where(is_first, spread, state.scale)
         y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
         # Rows that are left out: all statistics are products of outputs, and so 0 with them.
-        terms = sums_of(jnp.where(kept[None, None], y, 0), number)
-        ones = jnp.sum(~kept).astype(y.dtype)
-        terms["all"] = terms["all"].at[:, :, 0, 0].add(-ones)
+        terms = sums_of(jnp.where(kept[None, None], y, 0), number, kept)
 
         sums, lost = state.sums
         terms = jax.tree.map(jnp.subtract, terms, lost)
@@ -182,11 +185,11 @@ def reduction(
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
         mean, square = means[0, 1, 0], means[0, 2, 0]
-        variance = jnp.maximum(variance_of(mean, square), 0) * state.scale**2
+        deviation = state.scale * _root(variance_of(mean, square))
+        variance = deviation**2
         mean = state.shift + state.scale * mean
         # Outputs that differ by their rounding only are one output.
-        slack = 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
-        is_constant = variance <= slack**2
+        is_constant = deviation <= 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
 
         places = places_of(dtype)
         values, errors, replicates = {}, {}, {}
@@ -215,12 +218,14 @@ def reduction(
 
 def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
     """Shape (replicates, rows): 0 or 2, from one random bit each, mean and variance 1."""
-    key, replicates = bootstrap
-    rows = y.shape[-1]
-    key = jax.random.fold_in(key, number)
-    words = jax.random.bits(key, (-(-replicates // 32), 1, rows), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None, :, None]) & 1
-    return 2 * bits.reshape(-1, rows)[:replicates].astype(y.dtype)
+    key, replicates, of_block = bootstrap
+    rows = number * of_block + jnp.arange(y.shape[-1], dtype=jnp.int32)
+
+    def words(row: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(key, row), (-(-replicates // 32),), jnp.uint32)
+
+    bits = jax.vmap(words, out_axes=1)(rows)[:, None] >> jnp.arange(32, dtype=jnp.uint32)[:, None]
+    return 2 * (bits & 1).reshape(-1, len(rows))[:replicates].astype(y.dtype)
 
 
 def _delta(
@@ -239,11 +244,15 @@ def _root(variance: jax.Array) -> jax.Array:
 
 
 def _pair_sums(rows: Rows) -> list[jax.Array]:
-    """Of h, m, s, h^2, h m, h s, m^2, m s, s^2; those with h are (G, G, outputs)."""
+    """Of h, m, s, h^2, h m, h s, m^2, m s, s^2, and of g, h g, g^2, g m, g s.
+
+    Those with h are (G, G, outputs), those with g and without h (G, 1, outputs).
+    """
     a, b, ab, ba, _, m, s = rows
     u, w = b * ab, a * b
     product = lambda x, y: jnp.einsum("iqr,jqr->ijq", x, y, precision=HIGHEST)
     total = lambda z: jnp.sum(z, axis=-1)[None]
+    total_of_first = lambda z: jnp.sum(z, axis=-1)[:, None]
 
     def of(weight: jax.Array) -> jax.Array:
         """The sum of h times a weight of the row."""
@@ -259,13 +268,18 @@ def _pair_sums(rows: Rows) -> list[jax.Array]:
         + alone
         + total(w**2)
     )
+    g = b + ab - ba - a
+    with_g = product(g * ba, ab) - product(g, u) + total_of_first(g * (w - u))
     rest = [total(z) for z in (m * m, m * s, s * s)]
-    return [of(jnp.ones_like(m)), total(m), total(s), squared, of(m), of(s), *rest]
+    of_g = [total_of_first(z) for z in (g, g * g, g * m, g * s)]
+    h_alone = [of(jnp.ones_like(m)), total(m), total(s), squared, of(m), of(s)]
+    return [*h_alone, *rest, with_g, *of_g]
 
 
 def _pair_delta(means: list[jax.Array], n: jax.Array) -> tuple[jax.Array, jax.Array]:
     """S_ij and its standard error: of h / V, in its few terms."""
-    h, m, s, hh, hm, hs, mm, ms, ss = means
+    h, m, s, hh, hm, hs, mm, ms, ss, hg, g, gg, gm, gs = means
+    h, hh, hm, hs = h + m * g, hh + 2 * m * hg + m**2 * gg, hm + m * gm, hs + m * gs
     variance = variance_of(m, s)
     value = ratio(h, variance)
     # The influence of a row is (h - value (s - 2 m' m)) / V around its mean, m' the mean.
