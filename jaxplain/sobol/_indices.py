@@ -251,7 +251,8 @@ class _Program(NamedTuple):
     def to_tolerance(
         self, reduction: Reduction, key: jax.Array, tolerance: Any
     ) -> tuple[Estimates, State, Any]:
-        keys = jax.random.split(key, self.options.scrambles)
+        count = self.options.scrambles
+        keys = jax.random.split(key, count) if count > 1 else key[None]
         each = self.plan.rows
         first, last = FEW // each, self.rows // each
 
@@ -265,7 +266,7 @@ class _Program(NamedTuple):
 
         def look(states: State) -> tuple[Estimates, State]:
             found = jax.vmap(reduction.finish)(states)
-            if self.options.scrambles == 1:
+            if count == 1:
                 return jax.tree.map(lambda leaf: leaf[0], (found, states))
             return combined(found, states)
 
@@ -304,9 +305,9 @@ def combined(found: Estimates, states: State) -> tuple[Estimates, State]:
         jnp.mean(found.mean, axis=0),
         jnp.mean(found.variance, axis=0),
         jnp.all(found.is_constant, axis=0),
-        jnp.sum(found.rows),
+        jnp.sum(found.rows, dtype=jnp.int32),
     )
-    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), states)
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), states)
     return joined, total
 
 
