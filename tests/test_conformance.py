@@ -28,6 +28,7 @@ from jaxplain import (
     paths,
     priors,
     rewrite,
+    sobol,
     targets,
     trees,
     wavelets,
@@ -358,6 +359,12 @@ def across_axis(values):
     return jax.tree.map(lambda leaf: leaf[0], merged)
 
 
+def sensitivity(**options):
+    """Indices of the model of six normal inputs."""
+    inputs = sobol.normal(jnp.zeros(6), 1.0)
+    return sobol.indices(model, inputs, **options)
+
+
 def coefficients(x):
     return wavelets.decompose(x, wavelet="db2", levels=2)
 
@@ -465,6 +472,23 @@ FUNCTIONS = {
     ),
     "paths.straight_line": (lambda x: paths.straight_line(0.3, x, 0 * x), (IMAGE,)),
     "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
+    "sobol.indices": (sensitivity(samples=1024), (KEY, LABEL, make_params())),
+    "sobol.indices, scrambles": (
+        sensitivity(samples=2048, errors="scrambles", replicates=2, second_order=True),
+        (KEY, LABEL, make_params()),
+    ),
+    "sobol.inverse_cdf": (
+        lambda u: sobol.inverse_cdf(jnp.square, (12, 4)).inverse_cdf(u),
+        (SAMPLES,),
+    ),
+    "sobol.normal": (
+        lambda v: sobol.normal(v, 1 + v**2).inverse_cdf(jax.nn.sigmoid(v)),
+        (SAMPLES,),
+    ),
+    "sobol.uniform": (
+        lambda v: sobol.uniform(v - 1, v**2).inverse_cdf(jax.nn.sigmoid(v)),
+        (SAMPLES,),
+    ),
     "targets.entropy": (targets.entropy(network), (X, make_params())),
     "targets.log_probability": (targets.log_probability(network), (X, LABEL, make_params())),
     "targets.logit": (targets.logit(network), (X, LABEL, make_params())),
@@ -532,7 +556,9 @@ def public():
         module = getattr(jaxplain, area)
         if inspect.ismodule(module):
             assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
-            found |= {f"{area}.{name}": getattr(module, name) for name in module.__all__}
+            names = {f"{area}.{name}": getattr(module, name) for name in module.__all__}
+            # A module inside, such as `sobol.estimators`, is a list of values.
+            found |= {name: value for name, value in names.items() if not inspect.ismodule(value)}
         else:
             home = [n for n in found if found[n] is module]
             later = module.__module__.split(".")[1]

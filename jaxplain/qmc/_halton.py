@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain import trees
 from jaxplain.qmc._permutation import permutation, permute
 from jaxplain.qmc._sampler import Block, checked, indices
 
@@ -88,6 +89,7 @@ def halton(
             return (left // b, x + digit.astype(dtype) * place), None
 
         start = index, jnp.broadcast_to(rest, (block_size, dimensions))
+        start = trees.place_like(start, (shuffles.factors, shuffles.factors) if scramble else start)
         steps = shuffles, jnp.asarray(places, dtype)
         (_, x), _ = jax.lax.scan(add_digit, start, steps)
         return jnp.clip(x, tiny, 1 - jnp.finfo(dtype).epsneg)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain import trees
+
 ROUNDS = 6
 
 
@@ -46,5 +48,6 @@ def permute(of: Permutation, x: jax.Array, counts: np.ndarray | int) -> jax.Arra
     x = once(x)
     if np.all(counts == 1 << width.astype(np.int64)):
         return x
+    x = trees.place_like(x, of.factors)
     again = lambda x: jnp.where(x >= limit, once(x), x)
     return jax.lax.while_loop(lambda x: jnp.any(x >= limit), again, x)

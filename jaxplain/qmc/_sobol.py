@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxplain import trees
 from jaxplain.qmc._direction_numbers import BITS, MOST, direction_numbers
 from jaxplain.qmc._sampler import Block, checked, fraction
 
@@ -129,7 +130,7 @@ def _times_lower_triangular(key: jax.Array, v: jax.Array) -> jax.Array:
         column = one | (below[bit] & (one - 1))
         return result ^ ((jnp.uint32(0) - ((v >> place) & 1)) & column[None, :])
 
-    return jax.lax.fori_loop(0, BITS, add_column, jnp.zeros_like(v))
+    return jax.lax.fori_loop(0, BITS, add_column, trees.place_like(jnp.zeros_like(v), below))
 
 
 def _owen(point: jax.Array, seeds: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import checks, estimates, qmc
+from jaxplain import checks, estimates, qmc, trees
 from jaxplain.evaluate import Reduction, evaluate
 from jaxplain.sobol import _design, _statistics
 from jaxplain.sobol._factors import factors
@@ -256,13 +256,18 @@ class _Program(NamedTuple):
         each = self.plan.rows
         first, last = FEW // each, self.rows // each
 
-        def grow(key: jax.Array, state: State, start: Any, stop: Any) -> State:
+        def adding(key: jax.Array) -> Callable[[jax.Array, State], State]:
             blocks = self.blocks(key)
+            return lambda number, state: reduction.update(
+                state, number[None], blocks(number)[None]
+            )
 
-            def add(number: jax.Array, state: State) -> State:
-                return reduction.update(state, number[None], blocks(number)[None])
+        def begin(key: jax.Array) -> State:
+            state = reduction.init(jax.eval_shape(lambda: self.blocks(key)(jnp.int32(0))))
+            return trees.place_like(state, jax.eval_shape(adding(key), jnp.int32(0), state))
 
-            return jax.lax.fori_loop(start, stop, add, state)
+        def grow(key: jax.Array, state: State, start: Any, stop: Any) -> State:
+            return jax.lax.fori_loop(start, stop, adding(key), state)
 
         def look(states: State) -> tuple[Estimates, State]:
             found = jax.vmap(reduction.finish)(states)
@@ -286,10 +291,10 @@ class _Program(NamedTuple):
             grown = jax.vmap(grow, (0, 0, None, None))(keys, states, done, 2 * done)
             return 2 * done, grown
 
-        empty = jax.eval_shape(lambda key: self.blocks(key)(jnp.int32(0)), keys[0])
-        states = jax.vmap(lambda _: reduction.init(empty))(keys)
+        states = jax.vmap(begin)(keys)
         states = jax.vmap(grow, (0, 0, None, None))(keys, states, jnp.int32(0), jnp.int32(first))
-        _, states = jax.lax.while_loop(more, double, (jnp.int32(first), states))
+        done = trees.place_like(jnp.int32(first), jax.eval_shape(width, states))
+        _, states = jax.lax.while_loop(more, double, (done, states))
         return *look(states), width(states) <= tolerance
 
 
