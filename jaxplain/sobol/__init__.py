@@ -8,9 +8,11 @@ s.first_order, s.total_order, s.first_order_error               # trees like the
 from jaxplain.sobol import estimators
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol.estimators import Estimator
 
 __all__ = [
     "Distribution",
+    "Estimator",
     "Indices",
     "estimators",
     "indices",
