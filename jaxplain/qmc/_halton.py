@@ -7,13 +7,14 @@ all points: they are one random number below the last digit's place. Dimensions 
 number of digits go together: 18 in base 2 and 3 in base 311, for 2^18 points.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain.qmc._permutation import permutation, permute
+from jaxplain.qmc._permutation import Permutation, permutation, permute
 from jaxplain.qmc._sampler import Block, checked, indices
 
 MOST = 6_542  # the primes below 2^16, whose squares fit into 32 bits
@@ -66,47 +67,65 @@ def halton(
     digits = np.zeros(dimensions, int)
     while (more := primes.astype(float) ** digits < samples).any():
         digits += more
-    groups = [
-        _group(jax.random.fold_in(key, n), primes[digits == n], int(n), scramble)
-        for n in np.unique(digits)[::-1]  # of the smallest primes first
-    ]
+    dtype = jnp.result_type(float)
+    for_digits, for_rest = jax.random.split(key)
+    # One for each digit of each dimension, drawn together, which compiles faster.
+    shuffles = permutation(for_digits, np.repeat(primes, digits))
+    rest = jax.random.uniform(for_rest, (dimensions,), dtype)
+    if not scramble:
+        rest = jnp.zeros_like(rest)
+
+    groups, start = [], 0
+    for count in np.unique(digits)[::-1]:  # of the smallest primes first
+        b = primes[digits == count].astype(float)
+        stop = start + len(b) * count
+        cut = functools.partial(_cut, start=start, stop=stop, shape=(len(b), count))
+        groups.append(
+            (
+                jnp.asarray(b, jnp.uint32),
+                jnp.asarray(b[:, None] ** -np.arange(1, count + 1), dtype),
+                jax.tree.map(cut, shuffles),
+                rest[digits == count] * jnp.asarray(b**-count, dtype),
+            )
+        )
+        start = stop
 
     def block(number: jax.Array) -> jax.Array:
         index = indices(number, block_size)
-        x = jnp.concatenate([group(index) for group in groups], axis=1)
-        one_ulp = jnp.finfo(x.dtype).epsneg
-        return jnp.clip(x, one_ulp / 2, 1 - one_ulp)
+        dimension = functools.partial(_dimension, index, scramble)
+        # Dimensions are rows here: few of them go together, and the last axis is vectorised.
+        rows = [jax.vmap(dimension)(*group) for group in groups]
+        one_ulp = jnp.finfo(dtype).epsneg
+        return jnp.clip(jnp.concatenate(rows).T, one_ulp / 2, 1 - one_ulp)
 
     return block
 
 
-def _group(key: jax.Array, primes: np.ndarray, digits: int, scramble: bool) -> Any:
-    """A function of the indices: their points in the dimensions of these primes."""
-    dtype = jnp.result_type(float)
-    for_digits, for_rest = jax.random.split(key)
-    b = jnp.asarray(primes, jnp.uint32)[None, :]
-    places = primes.astype(float) ** -np.arange(digits + 1)[:, None, None]
-    rest = jax.random.uniform(for_rest, b.shape, dtype) * jnp.asarray(places[-1], dtype)
-    each = jax.random.split(for_digits, digits)
-    shuffles = jax.vmap(lambda key: permutation(key, b.shape, primes))(each)
+def _dimension(
+    index: jax.Array,
+    scramble: bool,
+    b: jax.Array,
+    places: jax.Array,
+    shuffles: Permutation,
+    rest: jax.Array,
+) -> jax.Array:
+    """The points of one dimension."""
 
-    def points(index: jax.Array) -> jax.Array:
-        left = jnp.broadcast_to(index[:, None], (len(index), len(primes)))
-        x = (left & 0).astype(dtype) + (rest if scramble else 0)
+    def add_digit(state: Any, step: Any) -> Any:
+        left, x = state
+        place, shuffle = step
+        above = left // b
+        digit = left - above * b
+        if scramble:
+            digit = permute(shuffle, digit, b)
+        return (above, x + digit.astype(x.dtype) * place), None
 
-        def add_digit(state: Any, step: Any) -> Any:
-            left, x = state
-            shuffle, place = step
-            above = left // b
-            digit = left - above * b
-            if scramble:
-                digit = permute(shuffle, digit, b)
-            return (above, x + digit.astype(dtype) * place), None
+    nothing = (index & 0).astype(rest.dtype)
+    return jax.lax.scan(add_digit, (index, nothing + rest), (places, shuffles))[0][1]
 
-        steps = shuffles, jnp.asarray(places[1:], dtype)
-        return jax.lax.scan(add_digit, (left, x), steps)[0][1]
 
-    return points
+def _cut(leaf: jax.Array, start: int, stop: int, shape: tuple[int, ...]) -> jax.Array:
+    return leaf[start:stop].reshape(*shape, *leaf.shape[1:])
 
 
 def _primes(count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxplain.qmc._permutation import permutation, permute
 from jaxplain.qmc._sampler import Block, checked, fraction, indices, random_bits
@@ -52,15 +53,15 @@ def latin_hypercube(key: Any, dimensions: int, samples: int, block_size: int) ->
     if samples > 2**31:
         raise ValueError(f"a latin_hypercube has at most 2^31 points, but samples is {samples:,}.")
     for_permutation, for_places = jax.random.split(key)
-    shuffle = permutation(for_permutation, (1, dimensions), samples)
+    shuffle = permutation(for_permutation, np.full(dimensions, samples))
     dtype = jnp.result_type(float)
     # As far from the ends of its interval as rounding may move a point: it stays within.
     gap = min(samples * float(jnp.finfo(dtype).eps), 0.5)
 
     def block(number: jax.Array) -> jax.Array:
         index = indices(number, block_size) % jnp.uint32(samples)
-        all_places = jnp.broadcast_to(index[:, None], (block_size, dimensions))
-        place = permute(shuffle, all_places, jnp.uint32(samples)).astype(dtype)
+        column = lambda shuffle: permute(shuffle, index, jnp.uint32(samples))
+        place = jax.vmap(column, out_axes=1)(shuffle).astype(dtype)
         inside = fraction(random_bits(for_places, index, dimensions))
         x = (place + (gap + (1 - 2 * gap) * inside)) / samples
         return jnp.minimum(x, 1 - jnp.finfo(dtype).epsneg)

@@ -101,14 +101,13 @@ def sobol(
     seeds = jax.random.bits(for_owen, (3, dimensions), jnp.uint32)
 
     bits = block_size.bit_length() - 1
-    low = bits // 2  # the base block is the XOR of two small ones
+    low = bits // 2  # the base block is the XOR of two small ones, and is not stored
     inner = _xor_of(jnp.arange(2**low, dtype=jnp.uint32), v[:low])
     outer = _xor_of(jnp.arange(2 ** (bits - low), dtype=jnp.uint32), v[low:bits])
-    base = (outer[:, None] ^ inner[None, :]).reshape(block_size, dimensions)
 
     def block(number: jax.Array) -> jax.Array:
         offset = _xor_of(block_number(number)[None], v[bits:]) ^ shift[None, :]
-        point = base ^ offset
+        point = ((outer ^ offset)[:, None] ^ inner[None, :]).reshape(block_size, dimensions)
         return fraction(_owen(point, seeds) if scramble == "owen" else point)
 
     return block
