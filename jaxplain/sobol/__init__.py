@@ -3,9 +3,11 @@
 inputs = {"angle": sobol.uniform(-pi, pi), "weights": sobol.normal(jnp.zeros(20), 1.0)}
 s = sobol.indices(f, inputs, samples=2**14)(key, *args)         # f(tree like inputs, *args)
 s.first_order, s.total_order, s.first_order_error               # trees like the inputs
+r = sobol.attribution(f, masks=masks.grid(8, 8))(key, x, baseline, *args)       # a map of an image
 """
 
 from jaxplain.sobol import estimators
+from jaxplain.sobol._attribution import MaskAttribution, attribution
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
 from jaxplain.sobol.estimators import Estimator
@@ -14,6 +16,8 @@ __all__ = [
     "Distribution",
     "Estimator",
     "Indices",
+    "MaskAttribution",
+    "attribution",
     "estimators",
     "indices",
     "inverse_cdf",

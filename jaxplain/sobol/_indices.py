@@ -386,6 +386,11 @@ def _options(
         formula = getattr(estimator, name)
         if formula is None:
             raise ValueError(f"this estimator has no form of {name} indices: take another.")
+        if "step" in formula.needs:
+            raise ValueError(
+                f"{name}: this estimator is for masks, whose factors are uniform on [0, 1] "
+                "(`jaxplain.sobol.attribution`): take another."
+            )
         formulas.append(formula)
     if not isinstance(second_order, bool):
         raise TypeError(f"second_order must be True or False, but is {second_order!r}.")

@@ -9,6 +9,10 @@ one z for each pair of groups, whose sums are matrix products over the rows:
 
     S_ij = E h_ij / V,    h_ij = ba_i ab_j - b ab_i - b ab_j + a b,    the mean of h_ij and h_ji
 
+with each row around its own mean over a, b, ab and ba. That mean is the same with A and B the
+other way round, so that nothing is lost on average; h does then not depend on where the outputs
+lie, and its standard deviation is smaller, to a half where there is little interaction.
+
 A row with an output that is not finite is left out whole, and counted.
 """
 
@@ -29,7 +33,8 @@ class Layout(NamedTuple):
     """How the outputs of a row lie along the first axis of a block (evaluations, outputs, rows).
 
     Attributes:
-        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order.
+        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order; and whether
+            there is a "step", which is not an evaluation.
         groups: G, how many evaluations "ab", "ba" and "ac" each are.
     """
 
@@ -42,15 +47,16 @@ class Layout(NamedTuple):
         many = len(self.needs & {"ab", "ba", "ac"})
         return 1 + ("b" in self.needs) + many * self.groups
 
-    def rows(self, y: jax.Array) -> Rows:
-        """The outputs by name, and the moments of each row."""
+    def rows(self, y: jax.Array, step: Any = None) -> Rows:
+        """The outputs by name, the moments of each row, and the step of each group."""
         parts: dict[str, Any] = {"a": y[:1]}
         start = 1
         for name, size in (("b", 1), ("ab", self.groups), ("ba", self.groups), ("ac", self.groups)):
             parts[name] = y[start : start + size] if name in self.needs else None
             start += size if name in self.needs else 0
         mean = jnp.mean(y, axis=0, keepdims=True)
-        return Rows(**parts, mean=mean, square=jnp.mean(y**2, axis=0, keepdims=True))
+        square = jnp.mean(y**2, axis=0, keepdims=True)
+        return Rows(**parts, mean=mean, square=square, step=step)
 
 
 class State(NamedTuple):
@@ -100,12 +106,13 @@ def reduction(
 ) -> Reduction:
     """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
 
+    Where a formula needs the step, a block is a pair: the outputs, and (G, 1, rows) of steps.
     `bootstrap` is None or `(key, replicates)`.
     """
 
-    def statistics(y: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
+    def statistics(y: jax.Array, step: Any) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
-        rows = layout.rows(y)
+        rows = layout.rows(y, step)
         columns = [rows.mean, rows.square]
         places: dict[str, list[int]] = {}
         for name, formula in formulas.items():
@@ -121,11 +128,12 @@ def reduction(
     def places_of(dtype: Any) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
-        jax.eval_shape(lambda y: found.update(statistics(y)[1]), example)
+        step = jax.ShapeDtypeStruct((layout.groups, 1, 1), dtype)
+        jax.eval_shape(lambda y, step: found.update(statistics(y, step)[1]), example, step)
         return found
 
-    def sums_of(y: jax.Array, number: jax.Array) -> dict[str, Any]:
-        z, _ = statistics(y)
+    def sums_of(y: jax.Array, step: Any, number: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y, step)
         found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
         if bootstrap is not None:
             weights = _weights(bootstrap, number, y)
@@ -134,19 +142,22 @@ def reduction(
             found["pairs"] = _pair_sums(layout.rows(y))
         return found
 
-    def init(value: jax.Array) -> State:
-        zeros = jnp.zeros(value.shape[1:2], value.dtype)
-        sums = jax.eval_shape(lambda y: sums_of(y, jnp.int32(0)), value)
+    def init(value: Any) -> State:
+        y, step = _outputs_and_step(value)
+        zeros = jnp.zeros(y.shape[1:2], y.dtype)
+        sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0)), y, step)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
         none = jnp.zeros((), jnp.int32)
         return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
 
-    def update(state: State, index: jax.Array, values: jax.Array) -> State:
+    def update(state: State, index: jax.Array, values: Any) -> State:
         for position in range(len(index)):  # blocks come one by one
-            state = _add(state, index[position], values[position])
+            block = jax.tree.map(lambda leaf, at=position: leaf[at], values)
+            state = _add(state, index[position], block)
         return state
 
-    def _add(state: State, number: jax.Array, y: jax.Array) -> State:
+    def _add(state: State, number: jax.Array, block: Any) -> State:
+        y, step = _outputs_and_step(block)
         bad = jnp.sum(~jnp.isfinite(y), axis=(0, 1), dtype=jnp.int32)
         kept = bad == 0
         rows = jnp.sum(kept, dtype=jnp.int32)
@@ -158,8 +169,9 @@ def reduction(
         shift = jnp.where(is_first, own, state.shift)
         scale = jnp.where(is_first, jnp.where(spread > 0, spread, 1), state.scale)
         y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
-        # Rows that are left out: all statistics are products of outputs, and so 0 with them.
-        terms = sums_of(jnp.where(kept[None, None], y, 0), number)
+        # Rows that are left out: all statistics are products of outputs and steps, and 0 with them.
+        step = None if step is None else jnp.where(kept[None, None], step, 0)
+        terms = sums_of(jnp.where(kept[None, None], y, 0), step, number)
         ones = jnp.sum(~kept).astype(y.dtype)
         terms["all"] = terms["all"].at[:, :, 0, 0].add(-ones)
 
@@ -170,7 +182,7 @@ def reduction(
         return State(
             state.rows + rows,
             state.omitted + len(kept) - rows,
-            state.not_finite + jnp.sum(bad),
+            state.not_finite + jnp.sum(bad, dtype=jnp.int32),
             shift,
             scale,
             (new, lost),
@@ -213,6 +225,10 @@ def reduction(
     return Reduction(init, update, finish)
 
 
+def _outputs_and_step(block: Any) -> tuple[Any, Any]:
+    return block if isinstance(block, tuple) else (block, None)
+
+
 def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
     """Shape (replicates, rows): 0 or 2, from one random bit each, mean and variance 1."""
     key, replicates = bootstrap
@@ -240,7 +256,10 @@ def _root(variance: jax.Array) -> jax.Array:
 
 def _pair_sums(rows: Rows) -> list[jax.Array]:
     """Of h, m, s, h^2, h m, h s, m^2, m s, s^2; those with h are (G, G, outputs)."""
-    a, b, ab, ba, _, m, s = rows
+    m, s = rows.mean, rows.square
+    all_four = jnp.concatenate([rows.a, rows.b, rows.ab, rows.ba])
+    middle = jnp.mean(all_four, axis=0, keepdims=True)
+    a, b, ab, ba = (y - middle for y in (rows.a, rows.b, rows.ab, rows.ba))
     u, w = b * ab, a * b
     product = lambda x, y: jnp.einsum("iqr,jqr->ijq", x, y, precision=HIGHEST)
     total = lambda z: jnp.sum(z, axis=-1)[None]
