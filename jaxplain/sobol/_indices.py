@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxplain import checks, estimates, qmc
 from jaxplain.evaluate import Reduction, evaluate
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _statistics
 from jaxplain.sobol._factors import factors
 from jaxplain.sobol._statistics import PAIRS, Estimates, State
@@ -77,7 +78,7 @@ def indices(
     samples: int | None = None,
     tolerance: float | jax.Array | None = None,
     max_samples: int | None = None,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     first_order: Estimator = saltelli2010,
     total_order: Estimator = jansen,
     second_order: bool = False,
@@ -194,7 +195,7 @@ class Options(NamedTuple):
     names: tuple[str, ...]
     formulas: tuple[Formula, ...]
     second_order: bool
-    sampler: qmc.Sampler
+    sampler: Sampler
     errors: str
     replicates: int
     level: float
