@@ -41,6 +41,10 @@ class Design(NamedTuple):
         """How many uniform numbers a row takes."""
         return self.factors.dimensions * (3 if "ac" in self.layout.needs else 2)
 
+    def outputs(self, f: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
+        """The outputs of a block of rows, (evaluations, outputs, rows), as `Layout` says."""
+        return outputs(self, f, u)
+
 
 def design(
     factors: Factors, formulas: Sequence[Formula], pairs: bool, samples: int, chunk_size: int | None
@@ -49,13 +53,18 @@ def design(
     needs = {need for formula in formulas for need in formula.needs}
     if pairs:
         needs |= {"b", "ab", "ba"}
+    rows, columns = block(factors, samples, chunk_size)
+    return Design(factors, Layout(frozenset(needs), factors.group_count), rows, columns)
+
+
+def block(factors: Factors, samples: int, chunk_size: int | None) -> tuple[int, int]:
+    """The rows of a block, and the groups evaluated at once."""
     if chunk_size is None:
         chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // factors.dimensions))
     # One group at a time as long as there are rows enough: XLA on CPU runs the function of a cheap
     # model ten times faster where the swapped points have no axis over groups.
     rows = 1 << (max(1, min(samples, chunk_size)).bit_length() - 1)
-    columns = max(1, min(factors.group_count, chunk_size // rows))
-    return Design(factors, Layout(frozenset(needs), factors.group_count), rows, columns)
+    return rows, max(1, min(factors.group_count, chunk_size // rows))
 
 
 def bases(plan: Design, u: jax.Array) -> list[jax.Array]:

@@ -49,6 +49,7 @@ class Indices(NamedTuple):
         not_finite: how many outputs were NaN or infinite, int32; their rows are left out.
         is_constant: shape of the outputs: whether f does not vary; its indices are then 0.
         is_converged: whether the tolerance was met; true where none was asked for.
+        variance_error: shape of the outputs: the standard error of V.
     """
 
     first_order: Any
@@ -66,6 +67,7 @@ class Indices(NamedTuple):
     not_finite: jax.Array
     is_constant: jax.Array
     is_converged: jax.Array
+    variance_error: Any = None
 
 
 def indices(
@@ -161,15 +163,29 @@ def indices(
         layout, options.formulas, second_order, first // options.scrambles, chunk_size
     )
 
+    return kernel(f, plan, options, most, tolerance, nan, result)
+
+
+def kernel(
+    f: Callable[..., Any],
+    plan: Any,
+    options: "Options",
+    most: int,
+    tolerance: Any,
+    nan: str,
+    result: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The function of arrays of a plan: `key, *args` to what `result` makes of the estimates."""
+
     @jax.jit
-    def compute(key: jax.Array, *args: Any) -> Indices:
-        flat = _design.flat(f, layout)
+    def compute(key: jax.Array, *args: Any) -> Any:
+        flat = _design.flat(f, plan.factors)
         program = _Program(plan, options, lambda x: flat(x, *args), most // options.scrambles)
         found, state, is_converged = program.run(key, tolerance)
-        shape = _design.output_shape(f, layout, *args)
+        shape = _design.output_shape(f, plan.factors, *args)
         return result(found, state, plan, options, shape, is_converged)
 
-    def analyse(key: Any, *args: Any) -> Indices:
+    def analyse(key: Any, *args: Any) -> Any:
         checks.key(key)
         checks.arrays(args, "each argument after the key")
         found = compute(key, *args)
@@ -206,7 +222,7 @@ class Options(NamedTuple):
 class _Program(NamedTuple):
     """The evaluation of a design: of all rows, or of as many as a tolerance asks for."""
 
-    plan: _design.Design
+    plan: Any  # `_design.Design`, or another with factors, layout, rows, dimensions and outputs
     options: Options
     f: Callable[[jax.Array], jax.Array]
     rows: int  # of each scramble, the most
@@ -226,7 +242,7 @@ class _Program(NamedTuple):
         """The outputs of each block of one design."""
         sampler, plan = self.options.sampler, self.plan
         block = sampler(key, plan.dimensions, self.rows, plan.rows)
-        return lambda number: _design.outputs(plan, self.f, block(number))
+        return lambda number: plan.outputs(self.f, block(number))
 
     def all_rows(self, reduction: Reduction, key: jax.Array) -> tuple[Estimates, State]:
         blocks = self.blocks(key)
@@ -234,7 +250,7 @@ class _Program(NamedTuple):
         state = evaluate(blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1)
         if rest:
             block = self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
-            last = _design.outputs(self.plan, self.f, block(jnp.int32(full))[:rest])
+            last = self.plan.outputs(self.f, block(jnp.int32(full))[:rest])
             state = reduction.update(state, jnp.full((1,), full, jnp.int32), last[None])
         return reduction.finish(state), state
 
@@ -295,6 +311,7 @@ def combined(found: Estimates, states: State) -> tuple[Estimates, State]:
         jnp.mean(found.variance, axis=0),
         jnp.all(found.is_constant, axis=0),
         jnp.sum(found.rows),
+        error(found.variance),
     )
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), states)
     return joined, total
@@ -351,10 +368,11 @@ def result(
         state.not_finite,
         found.is_constant.reshape(shape),
         jnp.asarray(is_converged),
+        found.variance_error.reshape(shape),
     )
 
 
-def raise_if_not_finite(found: Indices) -> None:
+def raise_if_not_finite(found: Any) -> None:
     """Raises where outputs are not finite and known to be."""
     if isinstance(found.not_finite, jax.core.Tracer):
         return

@@ -52,6 +52,10 @@ class Layout(NamedTuple):
         mean = jnp.mean(y, axis=0, keepdims=True)
         return Rows(**parts, mean=mean, square=jnp.mean(y**2, axis=0, keepdims=True))
 
+    def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+        """The block less about its mean, in units of about its range; both are (outputs,)."""
+        return (y - shift[None, :, None]) * (1 / scale)[None, :, None]
+
 
 class State(NamedTuple):
     """What the rows so far come to.
@@ -84,6 +88,7 @@ class Estimates(NamedTuple):
         variance: their variance.
         is_constant: whether the variance is 0 up to rounding.
         rows: the rows that went into them.
+        variance_error: the standard error of the variance.
     """
 
     values: dict[str, jax.Array]
@@ -93,6 +98,7 @@ class Estimates(NamedTuple):
     variance: jax.Array
     is_constant: jax.Array
     rows: jax.Array
+    variance_error: Any = None
 
 
 def reduction(
@@ -157,7 +163,7 @@ def reduction(
         is_first = state.rows == 0
         shift = jnp.where(is_first, own, state.shift)
         scale = jnp.where(is_first, jnp.where(spread > 0, spread, 1), state.scale)
-        y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
+        y = layout.scaled(y, shift, scale)
         # Rows that are left out: all statistics are products of outputs, and so 0 with them.
         terms = sums_of(jnp.where(kept[None, None], y, 0), number)
         ones = jnp.sum(~kept).astype(y.dtype)
@@ -182,7 +188,10 @@ def reduction(
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
         mean, square = means[0, 1, 0], means[0, 2, 0]
-        variance = jnp.maximum(variance_of(mean, square), 0) * state.scale**2
+        of_row = means[1:3, 1:3, :1]
+        variance, variance_error = _delta(variance_of, means[0, 1:3, :1], of_row, n)
+        variance = jnp.maximum(variance[0], 0) * state.scale**2
+        variance_error = variance_error[0] * state.scale**2
         mean = state.shift + state.scale * mean
         # Outputs that differ by their rounding only are one output.
         slack = 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
@@ -208,7 +217,9 @@ def reduction(
             for kind, array in ((values, value), (errors, error)):
                 kind[PAIRS] = jnp.moveaxis(jnp.where(shown, symmetric(array), 0), -1, 0)
         many = replicates if bootstrap is not None else None
-        return Estimates(values, errors, many, mean, variance, is_constant, state.rows)
+        return Estimates(
+            values, errors, many, mean, variance, is_constant, state.rows, variance_error
+        )
 
     return Reduction(init, update, finish)
 
