@@ -8,12 +8,16 @@ s.first_order, s.total_order, s.first_order_error               # trees like the
 from jaxplain.sobol import estimators
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol._plan import Plan, analyse, design
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
 
 __all__ = [
     "Distribution",
     "Indices",
+    "Plan",
     "ShapleyEffects",
+    "analyse",
+    "design",
     "estimators",
     "indices",
     "inverse_cdf",

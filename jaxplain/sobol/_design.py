@@ -79,6 +79,24 @@ def swapped(plan: Design, base: jax.Array, other: jax.Array, group: jax.Array) -
     return jnp.where(own, other, base)
 
 
+def all_points(plan: Design, u: jax.Array) -> jax.Array:
+    """All points of a block of rows, (evaluations, rows, d), in the order of their outputs."""
+    points = bases(plan, u)
+    a, b = points[:2]
+    needs = plan.layout.needs
+
+    def over_groups(base: jax.Array, other: jax.Array) -> jax.Array:
+        groups = jnp.arange(plan.layout.groups, dtype=jnp.int32)
+        return jax.vmap(lambda group: swapped(plan, base, other, group))(groups)
+
+    parts = [a[None]]
+    parts += [b[None]] if "b" in needs else []
+    parts += [over_groups(a, b)] if "ab" in needs else []
+    parts += [over_groups(b, a)] if "ba" in needs else []
+    parts += [over_groups(a, points[2])] if "ac" in needs else []
+    return jnp.concatenate(parts)
+
+
 def outputs(plan: Design, f: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
     """The outputs of a block of rows, (evaluations, outputs, rows), as `Layout` says.
 

@@ -310,10 +310,10 @@ def combined(found: Estimates, states: State) -> tuple[Estimates, State]:
         jnp.mean(found.mean, axis=0),
         jnp.mean(found.variance, axis=0),
         jnp.all(found.is_constant, axis=0),
-        jnp.sum(found.rows),
+        jnp.sum(found.rows, dtype=jnp.int32),
         error(found.variance),
     )
-    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), states)
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), states)
     return joined, total
 
 

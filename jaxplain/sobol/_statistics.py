@@ -176,7 +176,7 @@ def reduction(
         return State(
             state.rows + rows,
             state.omitted + len(kept) - rows,
-            state.not_finite + jnp.sum(bad),
+            state.not_finite + jnp.sum(bad, dtype=jnp.int32),
             shift,
             scale,
             (new, lost),
