@@ -63,7 +63,7 @@ def latin_hypercube(key: Any, dimensions: int, samples: int, block_size: int) ->
         column = lambda shuffle: permute(shuffle, index, jnp.uint32(samples))
         place = jax.vmap(column, out_axes=1)(shuffle).astype(dtype)
         inside = fraction(random_bits(for_places, index, dimensions))
-        x = (place + (gap + (1 - 2 * gap) * inside)) / samples
+        x = (place + (gap + (1 - 2 * gap) * inside)) / float(samples)
         return jnp.minimum(x, 1 - jnp.finfo(dtype).epsneg)
 
     return block

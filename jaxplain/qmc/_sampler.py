@@ -9,6 +9,7 @@ exists. Point i is the same whatever the size of the blocks. Points are in (0, 1
 where an inverse distribution function is infinite.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,13 @@ def points(sampler: Sampler, key: Any, dimensions: int, samples: int) -> jax.Arr
     """
     checks.function(sampler, "sampler")
     samples = checks.integer(samples, "samples")
-    # Of a power of two, which the Sobol' sequence asks for; the rest is cut off.
+    checks.key(key)
+    return _points(key, sampler, checks.integer(dimensions, "dimensions"), samples)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _points(key: Any, sampler: Sampler, dimensions: int, samples: int) -> jax.Array:
+    # A block of a power of two, which the Sobol' sequence asks for; the rest is cut off.
     size = 1 << (samples - 1).bit_length()
     return sampler(key, dimensions, samples, size)(jnp.int32(0))[:samples]
 
