@@ -11,6 +11,7 @@ A perturbation is called twice: with the example, outside the loop over masks, w
 what all of them share; and with each mask inside.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "Masks",
     "amplitude",
     "blur",
+    "each",
     "elements",
     "grid",
     "replace",
@@ -275,6 +277,46 @@ def segments(labels: Any, count: int) -> Masks:
         return jax.tree.map(one, own, x)
 
     return Masks(lambda x: (count,), expand)
+
+
+def each(masks: Masks) -> Masks:
+    """The same masks for each leaf of x by itself: modalities, or bands of wavelets, apart.
+
+        cells of leaf 1, cells of leaf 2, ...    in one vector
+
+    Args:
+        masks: what each leaf is divided by.
+
+    Returns:
+        `Masks` with cells of shape (cells of all leaves,), in the order of the leaves.
+
+    Raises:
+        ValueError: as `masks` for one of the leaves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = {"left": jnp.zeros((2, 2)), "right": jnp.zeros((4, 4))}
+        >>> each(grid(1, 2)).expand(jnp.arange(4.0), x)["right"][0].tolist()
+        [2.0, 2.0, 3.0, 3.0]
+
+    References:
+        docs/sobol.md, "Masks".
+    """
+
+    def shapes(x: Any) -> list[tuple[int, ...]]:
+        return [masks.shape(leaf) for leaf in jax.tree.leaves(x)]
+
+    def expand(cells: jax.Array, x: Any) -> Any:
+        leaves, structure = jax.tree.flatten(x)
+        parts, start = [], 0
+        for leaf, shape in zip(leaves, shapes(x), strict=True):
+            size = math.prod(shape)
+            own = cells[start : start + size].reshape(shape)
+            parts.append(masks.expand(own, leaf))
+            start += size
+        return jax.tree.unflatten(structure, parts)
+
+    return Masks(lambda x: (sum(map(math.prod, shapes(x))),), expand)
 
 
 def replace(x: Any, baseline: Any) -> Callable[[Any], Any]:

@@ -10,9 +10,11 @@ from jaxplain.sobol import estimators
 from jaxplain.sobol._attribution import MaskAttribution, attribution
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol.estimators import Estimator
 
 __all__ = [
     "Distribution",
+    "Estimator",
     "Indices",
     "MaskAttribution",
     "attribution",

@@ -21,6 +21,7 @@ import numpy as np
 from jaxplain import checks, qmc, trees
 from jaxplain import masks as _masks
 from jaxplain.evaluate import evaluate, stack
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _statistics
 from jaxplain.sobol._statistics import PAIRS, Layout
 from jaxplain.sobol.estimators import Estimator, Formula, jansen_regression
@@ -86,7 +87,7 @@ def attribution(
     masks: _masks.Masks | None = None,
     samples: int = 16,
     perturbation: Callable[[Any, Any], Callable[[Any], Any]] = _masks.replace,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     estimator: Estimator = jansen_regression,
     order: str = "total",
     interactions: bool = False,

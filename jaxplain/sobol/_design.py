@@ -16,7 +16,8 @@ from jaxplain.sobol._factors import Factors
 from jaxplain.sobol._statistics import Layout
 from jaxplain.sobol.estimators import Formula
 
-# Where chunk_size is left open: points that stay in the caches, of 16 MiB at most.
+# Where chunk_size is left open: points that stay in the caches, of 16 MiB at most, and as much for
+# the outputs of a block of rows.
 EVALUATIONS_IN_FLIGHT = 2**11
 NUMBERS_IN_FLIGHT = 2**22
 
@@ -43,19 +44,26 @@ class Design(NamedTuple):
 
 
 def design(
-    factors: Factors, formulas: Sequence[Formula], pairs: bool, samples: int, chunk_size: int | None
+    factors: Factors,
+    formulas: Sequence[Formula],
+    pairs: bool,
+    samples: int,
+    chunk_size: int | None,
+    outputs: int = 1,
 ) -> Design:
     """The design for some formulas, with blocks of about `chunk_size` evaluations."""
     needs = {need for formula in formulas for need in formula.needs}
     if pairs:
         needs |= {"b", "ab", "ba"}
+    layout = Layout(frozenset(needs), factors.group_count)
     if chunk_size is None:
-        chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // factors.dimensions))
+        numbers = max(factors.dimensions, layout.evaluations * outputs)
+        chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // numbers))
     # One group at a time as long as there are rows enough: XLA on CPU runs the function of a cheap
     # model ten times faster where the swapped points have no axis over groups.
     rows = 1 << (max(1, min(samples, chunk_size)).bit_length() - 1)
     columns = max(1, min(factors.group_count, chunk_size // rows))
-    return Design(factors, Layout(frozenset(needs), factors.group_count), rows, columns)
+    return Design(factors, layout, rows, columns)
 
 
 def bases(plan: Design, u: jax.Array) -> list[jax.Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from jaxplain import checks
+from jaxplain import checks, trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def uniform(low: Any, high: Any) -> Distribution:
     """
     low, high = _parameters(low=low, high=high)
     _known(low < high, f"low must be below high, but low is {low} and high is {high}.")
-    return Distribution(low.shape, low.dtype, lambda u: low + (high - low) * u.astype(low.dtype))
+    return _wide(lambda u, low, high: low + (high - low) * u, low, high)
 
 
 def normal(mean: Any, standard_deviation: Any) -> Distribution:
@@ -88,9 +88,7 @@ def normal(mean: Any, standard_deviation: Any) -> Distribution:
     """
     mean, deviation = _parameters(mean=mean, standard_deviation=standard_deviation)
     _known(deviation > 0, f"standard_deviation must be above 0, but is {deviation}.")
-    return Distribution(
-        mean.shape, mean.dtype, lambda u: mean + deviation * ndtri(u.astype(mean.dtype))
-    )
+    return _wide(lambda u, mean, deviation: mean + deviation * ndtri(u), mean, deviation)
 
 
 def inverse_cdf(function: Callable[[jax.Array], Any], shape: tuple[int, ...] = ()) -> Distribution:
@@ -153,6 +151,17 @@ def _parameters(**numbers: Any) -> list[Any]:
         shapes = " and ".join(f"{n} has {a.shape}" for n, a in zip(numbers, arrays, strict=True))
         raise ValueError(f"the parameters' shapes must broadcast, but {shapes}.") from None
     return [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
+
+
+def _wide(function: Callable[..., jax.Array], *parameters: jax.Array) -> Distribution:
+    """Of the parameters' dtype, computed in that of u: rounded to fewer bits, u may become 1."""
+    shape, dtype = parameters[0].shape, parameters[0].dtype
+
+    def inverse_cdf(u: jax.Array) -> jax.Array:
+        wide = trees.widest(u.dtype, dtype)
+        return function(u.astype(wide), *(p.astype(wide) for p in parameters)).astype(dtype)
+
+    return Distribution(shape, dtype, inverse_cdf)
 
 
 def _known(holds: jax.Array, message: str) -> None:

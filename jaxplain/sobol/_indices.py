@@ -7,15 +7,18 @@ estimated from evaluations on rows A, B and A with one input from B (`estimators
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxplain import checks, estimates, qmc
 from jaxplain.evaluate import Reduction, evaluate
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _statistics
 from jaxplain.sobol._factors import factors
 from jaxplain.sobol._statistics import PAIRS, Estimates, State
@@ -45,7 +48,7 @@ class Indices(NamedTuple):
         mean: shape of the outputs: the mean over all evaluations.
         variance: shape of the outputs: V.
         rows: the rows of the design that went into the estimates, int32.
-        evaluations: evaluations of f, int32.
+        evaluations: evaluations of f, int32; about 2^31 stands for more.
         not_finite: how many outputs were NaN or infinite, int32; their rows are left out.
         is_constant: shape of the outputs: whether f does not vary; its indices are then 0.
         is_converged: whether the tolerance was met; true where none was asked for.
@@ -75,7 +78,7 @@ def indices(
     samples: int | None = None,
     tolerance: float | jax.Array | None = None,
     max_samples: int | None = None,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     first_order: Estimator = saltelli2010,
     total_order: Estimator = jansen,
     second_order: bool = False,
@@ -119,8 +122,9 @@ def indices(
             give the same as the delta method.
         replicates: 16 scrambles, or 100 resamples, unless given.
         level: the probability that an interval covers, for each index by itself.
-        chunk_size: evaluations of f at once; by itself as many as fit into 16 MiB of points, at
-            most 2,048. It changes memory and speed, and the result by rounding.
+        chunk_size: evaluations of f at once; by itself as many as fit into 16 MiB of points and 16
+            MiB of outputs of whole rows, at most 2,048. It changes memory and speed, and the result
+            by rounding.
         nan: "raise" where an output is not finite (outside of a user's `jit`), or "omit": rows
             with such outputs are left out and counted.
 
@@ -157,16 +161,21 @@ def indices(
     first = most if tolerance is None else FEW * options.scrambles
     if chunk_size is not None:
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
-    plan = _design.design(
-        layout, options.formulas, second_order, first // options.scrambles, chunk_size
-    )
 
     @jax.jit
     def compute(key: jax.Array, *args: Any) -> Indices:
         flat = _design.flat(f, layout)
+        shape = _design.output_shape(f, layout, *args)
+        plan = _design.design(
+            layout,
+            options.formulas,
+            second_order,
+            first // options.scrambles,
+            chunk_size,
+            math.prod(shape),
+        )
         program = _Program(plan, options, lambda x: flat(x, *args), most // options.scrambles)
         found, state, is_converged = program.run(key, tolerance)
-        shape = _design.output_shape(f, layout, *args)
         return result(found, state, plan, options, shape, is_converged)
 
     def analyse(key: Any, *args: Any) -> Indices:
@@ -186,7 +195,7 @@ class Options(NamedTuple):
     names: tuple[str, ...]
     formulas: tuple[Formula, ...]
     second_order: bool
-    sampler: qmc.Sampler
+    sampler: Sampler
     errors: str
     replicates: int
     level: float
@@ -196,11 +205,13 @@ class Options(NamedTuple):
         """How many independent designs there are."""
         return self.replicates if self.errors == "scrambles" else 1
 
-    def reduction(self, layout: _statistics.Layout, key: jax.Array) -> Reduction:
+    def reduction(self, plan: _design.Design, key: jax.Array) -> Reduction:
         """Of the rows of one design; the key is that of the bootstrap."""
-        bootstrap = (key, self.replicates) if self.errors == "bootstrap" else None
+        bootstrap = (key, self.replicates, plan.rows) if self.errors == "bootstrap" else None
         formulas = dict(zip(self.names, self.formulas, strict=True))
-        return _statistics.reduction(layout, formulas, pairs=self.second_order, bootstrap=bootstrap)
+        return _statistics.reduction(
+            plan.layout, formulas, pairs=self.second_order, bootstrap=bootstrap
+        )
 
 
 class _Program(NamedTuple):
@@ -213,7 +224,7 @@ class _Program(NamedTuple):
 
     def run(self, key: jax.Array, tolerance: Any) -> tuple[Estimates, State, Any]:
         for_points, for_bootstrap = jax.random.split(key)
-        reduction = self.options.reduction(self.plan.layout, for_bootstrap)
+        reduction = self.options.reduction(self.plan, for_bootstrap)
         one = functools.partial(self.all_rows, reduction)
         if tolerance is not None:
             return self.to_tolerance(reduction, for_points, tolerance)
@@ -335,6 +346,7 @@ def result(
         return outer if plan.factors.is_grouped else jax.tree.map(plan.factors.like_inputs, outer)
 
     first, total = options.names
+    most, each = np.iinfo(np.int32).max, plan.layout.evaluations
     return Indices(
         like_inputs(found.values[first]),
         like_inputs(found.values[total]),
@@ -347,7 +359,7 @@ def result(
         found.mean.reshape(shape),
         found.variance.reshape(shape),
         found.rows,
-        (state.rows + state.omitted) * plan.layout.evaluations,
+        jnp.minimum(state.rows + state.omitted, most // each) * each,
         state.not_finite,
         found.is_constant.reshape(shape),
         jnp.asarray(is_converged),

@@ -107,10 +107,12 @@ def reduction(
     """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
 
     Where a formula needs the step, a block is a pair: the outputs, and (G, 1, rows) of steps.
-    `bootstrap` is None or `(key, replicates)`.
+    `bootstrap` is None or `(key, replicates, rows of a block)`.
     """
 
-    def statistics(y: jax.Array, step: Any) -> tuple[jax.Array, dict[str, list[int]]]:
+    def statistics(
+        y: jax.Array, step: Any, kept: jax.Array
+    ) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
         rows = layout.rows(y, step)
         columns = [rows.mean, rows.square]
@@ -122,18 +124,19 @@ def reduction(
                 places[name].append(1 + (known[0] if known else len(columns)))
                 columns += [] if known else [z]
         shape = (layout.groups, *y.shape[1:])
-        columns = [jnp.ones(shape, y.dtype), *(jnp.broadcast_to(z, shape) for z in columns)]
-        return jnp.stack(columns, axis=2), places
+        columns = [kept.astype(y.dtype)[None, None], *columns]  # 0 for a row that is left out
+        return jnp.stack([jnp.broadcast_to(z, shape) for z in columns], axis=2), places
 
     def places_of(dtype: Any) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
         step = jax.ShapeDtypeStruct((layout.groups, 1, 1), dtype)
-        jax.eval_shape(lambda y, step: found.update(statistics(y, step)[1]), example, step)
+        looked_at = lambda y, step: found.update(statistics(y, step, y[0, 0])[1])
+        jax.eval_shape(looked_at, example, step)
         return found
 
-    def sums_of(y: jax.Array, step: Any, number: jax.Array) -> dict[str, Any]:
-        z, _ = statistics(y, step)
+    def sums_of(y: jax.Array, step: Any, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y, step, kept)
         found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
         if bootstrap is not None:
             weights = _weights(bootstrap, number, y)
@@ -145,7 +148,7 @@ def reduction(
     def init(value: Any) -> State:
         y, step = _outputs_and_step(value)
         zeros = jnp.zeros(y.shape[1:2], y.dtype)
-        sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0)), y, step)
+        sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0), y[0, 0]), y, step)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
         none = jnp.zeros((), jnp.int32)
         return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
@@ -167,13 +170,13 @@ def reduction(
         spread = jnp.max(jnp.where(kept[None], jnp.abs(first - own[:, None]), 0), axis=-1)
         is_first = state.rows == 0
         shift = jnp.where(is_first, own, state.shift)
-        scale = jnp.where(is_first, jnp.where(spread > 0, spread, 1), state.scale)
+        spread = jnp.where(spread > 0, spread, jnp.abs(own))  # of one row there is none
+        spread = jnp.where(spread >= jnp.finfo(y.dtype).tiny, spread, 1)
+        scale = jnp.where(is_first, spread, state.scale)
         y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
         # Rows that are left out: all statistics are products of outputs and steps, and 0 with them.
         step = None if step is None else jnp.where(kept[None, None], step, 0)
-        terms = sums_of(jnp.where(kept[None, None], y, 0), step, number)
-        ones = jnp.sum(~kept).astype(y.dtype)
-        terms["all"] = terms["all"].at[:, :, 0, 0].add(-ones)
+        terms = sums_of(jnp.where(kept[None, None], y, 0), step, number, kept)
 
         sums, lost = state.sums
         terms = jax.tree.map(jnp.subtract, terms, lost)
@@ -194,11 +197,11 @@ def reduction(
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
         mean, square = means[0, 1, 0], means[0, 2, 0]
-        variance = jnp.maximum(variance_of(mean, square), 0) * state.scale**2
+        deviation = state.scale * _root(variance_of(mean, square))
+        variance = deviation**2
         mean = state.shift + state.scale * mean
         # Outputs that differ by their rounding only are one output.
-        slack = 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
-        is_constant = variance <= slack**2
+        is_constant = deviation <= 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
 
         places = places_of(dtype)
         values, errors, replicates = {}, {}, {}
@@ -231,12 +234,14 @@ def _outputs_and_step(block: Any) -> tuple[Any, Any]:
 
 def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
     """Shape (replicates, rows): 0 or 2, from one random bit each, mean and variance 1."""
-    key, replicates = bootstrap
-    rows = y.shape[-1]
-    key = jax.random.fold_in(key, number)
-    words = jax.random.bits(key, (-(-replicates // 32), 1, rows), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None, :, None]) & 1
-    return 2 * bits.reshape(-1, rows)[:replicates].astype(y.dtype)
+    key, replicates, of_block = bootstrap
+    rows = number * of_block + jnp.arange(y.shape[-1], dtype=jnp.int32)
+
+    def words(row: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(key, row), (-(-replicates // 32),), jnp.uint32)
+
+    bits = jax.vmap(words, out_axes=1)(rows)[:, None] >> jnp.arange(32, dtype=jnp.uint32)[:, None]
+    return 2 * (bits & 1).reshape(-1, len(rows))[:replicates].astype(y.dtype)
 
 
 def _delta(

@@ -15,6 +15,7 @@ their digits, and some of the estimators have variances that grow with the mean.
                   total: E ((b - ba)^2 + (a - ab)^2) / D,    D = E ((a - b)^2 + (ba - ab)^2)
     owen          first: E (a - ac)(ba - b) / V
     homma         first: (E b ab - E a E b) / V                    total: 1 - (E a ab - (E a)^2) / V
+                  with a, b, ab less E m
 
 For masks (`jaxplain.sobol.attribution`), whose factors are uniform on [0, 1] and are known with
 their step dx, from A to B, in each row:
@@ -152,48 +153,56 @@ saltelli2010 = Estimator(
 )
 
 
+# Janon and Martinez: of sums and differences of the pair, so that of p almost equal to q (a total
+# index near 0) neither the estimate nor its standard error is a small difference of large numbers.
+
+
 def _means_of_pair(p: jax.Array, q: jax.Array) -> tuple[jax.Array, ...]:
-    return p * q, (p + q) / 2, (p**2 + q**2) / 2
-
-
-def _share(product: jax.Array, mean: jax.Array, square: jax.Array) -> jax.Array:
-    return ratio(product - mean**2, square - mean**2)
+    return _half_square(p, q), (p + q) / 2, (p**2 + q**2) / 2
 
 
 janon_monod = Estimator(
-    first_order=Formula(("b", "ab"), lambda r: _means_of_pair(r.b, r.ab), _share),
+    first_order=Formula(
+        ("b", "ab"),
+        lambda r: _means_of_pair(r.b, r.ab),
+        lambda n, m, s: ratio(variance_of(m, s) - n, variance_of(m, s)),
+    ),
     total_order=Formula(
         ("ab",),
         lambda r: _means_of_pair(r.a, r.ab),
-        lambda product, mean, square: ratio(square - product, square - mean**2),
+        lambda n, m, s: ratio(n, variance_of(m, s)),
     ),
 )
 
 
 def _moments_of_pair(p: jax.Array, q: jax.Array) -> tuple[jax.Array, ...]:
-    return p, q, p**2, q**2, p * q
+    return *_means_of_pair(p, q), p - q, (p - q) * (p + q) / 2
 
 
-def _correlation(
-    p: jax.Array, q: jax.Array, pp: jax.Array, qq: jax.Array, pq: jax.Array
+def _spread_and_gap(
+    n: jax.Array, m: jax.Array, s: jax.Array, d: jax.Array, e: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The covariance and the geometric mean of the variances, 0 where one of them is."""
-    product = (pp - p**2) * (qq - q**2)
-    is_zero = product <= 0
-    return pq - p * q, jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, product)))
+    """The geometric mean G of the two variances, and G less the covariance."""
+    of_p, of_q = variance_of(m + d / 2, s + e), variance_of(m - d / 2, s - e)
+    is_zero = (of_p <= 0) | (of_q <= 0)
+    spread = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, of_p * of_q)))
+    # covariance = (of_p + of_q) / 2 - (n - d^2 / 2), and the arithmetic mean is above G by this:
+    above = ratio((2 * (e - m * d)) ** 2, 2 * (of_p + of_q + 2 * spread))
+    return spread, n - d**2 / 2 - above
+
+
+def _martinez_first(*means: jax.Array) -> jax.Array:
+    spread, gap = _spread_and_gap(*means)
+    return ratio(spread - gap, spread)
 
 
 def _martinez_total(*means: jax.Array) -> jax.Array:
-    covariance, spread = _correlation(*means)
-    return ratio(spread - covariance, spread)
+    spread, gap = _spread_and_gap(*means)
+    return ratio(gap, spread)
 
 
 martinez = Estimator(
-    first_order=Formula(
-        ("b", "ab"),
-        lambda r: _moments_of_pair(r.b, r.ab),
-        lambda *means: ratio(*_correlation(*means)),
-    ),
+    first_order=Formula(("b", "ab"), lambda r: _moments_of_pair(r.b, r.ab), _martinez_first),
     total_order=Formula(("ab",), lambda r: _moments_of_pair(r.a, r.ab), _martinez_total),
 )
 
@@ -227,13 +236,15 @@ owen = Estimator(
 homma = Estimator(
     first_order=Formula(
         ("b", "ab"),
-        lambda r: (r.b * r.ab, r.a, r.b, r.mean, r.square),
-        lambda n, a, b, m, s: ratio(n - a * b, variance_of(m, s)),
+        lambda r: (r.b * r.ab, r.a, r.b, r.ab, r.mean, r.square),
+        lambda n, a, b, ab, m, s: ratio(n - a * b + m * (a - ab), variance_of(m, s)),
     ),
     total_order=Formula(
         ("ab",),
-        lambda r: (r.a * r.ab, r.a, r.mean, r.square),
-        lambda n, a, m, s: ratio(variance_of(m, s) - (n - a**2), variance_of(m, s)),
+        lambda r: (r.a * r.ab, r.a, r.ab, r.mean, r.square),
+        lambda n, a, ab, m, s: ratio(
+            variance_of(m, s) - (n - a**2 + m * (a - ab)), variance_of(m, s)
+        ),
     ),
 )
 
