@@ -560,6 +560,7 @@ HOST = {
     "report.write": "reads stores, writes a page",
     "run.map": "runs on the host",
     "run.plan": "runs on the host",
+    "sobol.estimators.jansen_of_base": "a formula",
     "store.create": "disk",
     "store.exists": "disk",
     "store.fingerprint": "reads arrays on the host",
@@ -573,14 +574,26 @@ HOST = {
 }
 
 
+def of_module(area, module):
+    """The public names of a module and of those in it; of constants, the tests are elsewhere."""
+    assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
+    found = {}
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            found |= of_module(f"{area}.{name}", value)
+        elif callable(value):
+            found[f"{area}.{name}"] = value
+    return found
+
+
 def public():
     """Every public name, with its object: `area.name`, headline names by their area."""
     found = {}
     for area in jaxplain.__all__:
         module = getattr(jaxplain, area)
         if inspect.ismodule(module):
-            assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
-            found |= {f"{area}.{name}": getattr(module, name) for name in module.__all__}
+            found |= of_module(area, module)
         else:
             home = [n for n in found if found[n] is module]
             later = module.__module__.split(".")[1]

@@ -29,10 +29,13 @@ def test_a_tree_gives_what_the_vector_gives():
     expected = sobol.indices(g, CUBE(8), samples=1024, second_order=True)(KEY)
     structure = jax.tree.structure(jax.tree.map(jnp.zeros, {"c": 1, "a": (1, 1), "b": 1}))
     fields = ("first_order", "total_order", "first_order_error", "total_order_error")
-    pick = lambda s: [getattr(s, field) for field in fields] + [
-        *s.first_order_interval,
-        *s.total_order_interval,
-    ]
+    pick = lambda s: (
+        [getattr(s, field) for field in fields]
+        + [
+            *s.first_order_interval,
+            *s.total_order_interval,
+        ]
+    )
     for one, vector in zip(pick(got), pick(expected), strict=True):
         assert jax.tree.structure(one) == structure
         assert one["a"][1].shape == (1, 2)
