@@ -481,6 +481,10 @@ FUNCTIONS = {
     ),
     "masks.amplitude": (lambda x, m: masks.amplitude(0.5)(x, x)(m), (IMAGE, 0.1 * IMAGE)),
     "masks.blur": (lambda x: masks.blur(2.0)(x, x)(jax.nn.sigmoid(x)), (IMAGE,)),
+    "masks.each": (
+        lambda c: masks.each(masks.grid(2, 3)).expand(c, {"x": IMAGE, "y": SAMPLES}),
+        (SAMPLES[:, 0],),
+    ),
     "masks.elements": (lambda c: masks.elements().expand(c, {"x": IMAGE}), (IMAGE.ravel(),)),
     "masks.grid": (lambda c: masks.grid(3, 4).expand(c, IMAGE), (SAMPLES[:3],)),
     "masks.grid, bilinear": (

@@ -85,6 +85,16 @@ def test_elements_are_numbered_in_the_order_of_the_leaves():
     assert mask["b"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def test_each_leaf_by_itself():
+    x = {"b": jnp.zeros((4, 6)), "a": (jnp.zeros((2, 3, 2)),)}
+    made, cells = masks.each(masks.grid(2, 3)), cells_of(12)
+    assert made.shape(x) == (12,)
+    mask = made.expand(cells, x)
+    of_leaf = masks.grid(2, 3).expand
+    np.testing.assert_array_equal(mask["a"][0], of_leaf(cells[:6].reshape(2, 3), x["a"][0]))
+    np.testing.assert_array_equal(mask["b"], of_leaf(cells[6:].reshape(2, 3), x["b"]))
+
+
 def test_segments_are_looked_up():
     labels = jax.random.randint(KEY, (7, 9), 0, 5)
     made, cells = masks.segments(labels, 5), cells_of(5)
