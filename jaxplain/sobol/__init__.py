@@ -10,6 +10,8 @@ from jaxplain.sobol import estimators
 from jaxplain.sobol._attribution import MaskAttribution, attribution
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol._plan import Plan, analyse, design
+from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
 from jaxplain.sobol.estimators import Estimator
 
 __all__ = [
@@ -17,10 +19,15 @@ __all__ = [
     "Estimator",
     "Indices",
     "MaskAttribution",
+    "Plan",
+    "ShapleyEffects",
+    "analyse",
     "attribution",
+    "design",
     "estimators",
     "indices",
     "inverse_cdf",
     "normal",
+    "shapley_effects",
     "uniform",
 ]

@@ -58,6 +58,10 @@ class Layout(NamedTuple):
         square = jnp.mean(y**2, axis=0, keepdims=True)
         return Rows(**parts, mean=mean, square=square, step=step)
 
+    def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+        """The block less about its mean, in units of about its range; both are (outputs,)."""
+        return (y - shift[None, :, None]) * (1 / scale)[None, :, None]
+
 
 class State(NamedTuple):
     """What the rows so far come to.
@@ -90,6 +94,7 @@ class Estimates(NamedTuple):
         variance: their variance.
         is_constant: whether the variance is 0 up to rounding.
         rows: the rows that went into them.
+        variance_error: the standard error of the variance.
     """
 
     values: dict[str, jax.Array]
@@ -99,6 +104,7 @@ class Estimates(NamedTuple):
     variance: jax.Array
     is_constant: jax.Array
     rows: jax.Array
+    variance_error: Any = None
 
 
 def reduction(
@@ -175,7 +181,7 @@ def reduction(
         spread = jnp.where(spread > 0, spread, jnp.abs(own))  # of one row there is none
         spread = jnp.where(spread >= jnp.finfo(y.dtype).tiny, spread, 1)
         scale = jnp.where(is_first, spread, state.scale)
-        y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
+        y = layout.scaled(y, shift, scale)
         # Rows that are left out: all statistics are products of outputs and steps, and 0 with them.
         step = None if step is None else jnp.where(kept[None, None], step, 0)
         terms = sums_of(jnp.where(kept[None, None], y, 0), step, number, kept)
@@ -198,9 +204,11 @@ def reduction(
         n = state.rows.astype(dtype)
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
-        mean, square = means[0, 1, 0], means[0, 2, 0]
-        deviation = state.scale * _root(variance_of(mean, square))
-        variance = deviation**2
+        mean = means[0, 1, 0]
+        of_row = means[1:3, 1:3, :1]
+        variance, variance_error = _delta(variance_of, means[0, 1:3, :1], of_row, n)
+        deviation = state.scale * _root(variance[0])
+        variance, variance_error = deviation**2, variance_error[0] * state.scale**2
         mean = state.shift + state.scale * mean
         # Outputs that differ by their rounding only are one output.
         is_constant = deviation <= 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
@@ -225,7 +233,9 @@ def reduction(
             for kind, array in ((values, value), (errors, error)):
                 kind[PAIRS] = jnp.moveaxis(jnp.where(shown, symmetric(array), 0), -1, 0)
         many = replicates if bootstrap is not None else None
-        return Estimates(values, errors, many, mean, variance, is_constant, state.rows)
+        return Estimates(
+            values, errors, many, mean, variance, is_constant, state.rows, variance_error
+        )
 
     return Reduction(init, update, finish)
 

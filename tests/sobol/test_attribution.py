@@ -350,7 +350,9 @@ def test_two_modalities_with_parts_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "perturbation", [masks.replace, masks.blur(2.0), masks.amplitude(0.5)], ids=repr
+    "perturbation",
+    [masks.replace, masks.blur(2.0), masks.amplitude(0.5)],
+    ids=["replace", "blur", "amplitude"],
 )
 def test_bfloat16_and_every_perturbation(perturbation):
     make = functools.partial(
