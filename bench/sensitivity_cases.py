@@ -112,11 +112,7 @@ def bratley() -> Case:
     def second_moment_given(fixed: set[int]) -> float:
         """E (E (Y | X_fixed))^2."""
         moment = lambda i, j, k: (  # of x_k as it enters the product of terms i and j
-            1.0
-            if k > max(i, j)
-            else (1 / 3 if k in fixed else 1 / 4)
-            if k <= min(i, j)
-            else 1 / 2
+            1.0 if k > max(i, j) else (1 / 3 if k in fixed else 1 / 4) if k <= min(i, j) else 1 / 2
         )
         return sum(
             signs[i] * signs[j] * math.prod(moment(i, j, k) for k in range(d))

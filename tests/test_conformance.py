@@ -24,11 +24,13 @@ from jaxplain import (
     estimates,
     evaluate,
     gradients,
+    masks,
     metrics,
     paths,
     priors,
     qmc,
     rewrite,
+    sobol,
     targets,
     trees,
     wavelets,
@@ -75,6 +77,7 @@ class Kernel(NamedTuple):
     after: Callable[[Any], tuple] = lambda x: ()  # and after it, ahead of *args
     modes: tuple[str, ...] = ("fwd", "rev")
     scalar: bool = True  # wants a scalar f
+    vector: bool = False  # takes an f of several outputs as well
     pairs: bool = False  # values are for pairs of elements: a tree like x of trees like x
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
@@ -157,7 +160,37 @@ def smoothed(method, **options):
     )
 
 
+# Where the elements of X stand in the leaves that TREES splits it into, by shape.
+PLACES = {(6,): slice(6), (2,): slice(2), (2, 2): slice(2, 6), (1,): slice(1), (5,): slice(1, 6)}
+
+
+def in_the_order_of_the_vector():
+    """One part for each element of X, numbered as there, whatever the order of the leaves."""
+    of = lambda cells: lambda leaf: cells[PLACES[leaf.shape]].reshape(leaf.shape)
+    return masks.Masks(lambda x: (6,), lambda cells, x: jax.tree.map(of(cells), x))
+
+
+def masked(order, **options):
+    def make(f, chunk_size, parts=None):
+        parts = masks.elements() if parts is None else parts
+        return sobol.attribution(
+            f, masks=parts, samples=8, order=order, chunk_size=chunk_size, **options
+        )
+
+    return Kernel(
+        make,
+        before=lambda x: (KEY,),
+        after=lambda x: (zeros(x),),
+        vector=True,
+        still=lambda f, chunk_size: make(f, chunk_size, in_the_order_of_the_vector()),
+    )
+
+
 KERNELS = {
+    "sobol.attribution": masked("total"),
+    "sobol.attribution, interactions": masked(
+        "both", interactions=True, estimator=sobol.estimators.jansen
+    ),
     "paths.exact_integrated_gradients": Kernel(
         lambda f, _: paths.exact_integrated_gradients(f, max_segments=12),
         after=lambda x: (zeros(x),),
@@ -447,6 +480,25 @@ FUNCTIONS = {
         ),
         (SAMPLES,),
     ),
+    "masks.amplitude": (lambda x, m: masks.amplitude(0.5)(x, x)(m), (IMAGE, 0.1 * IMAGE)),
+    "masks.blur": (lambda x: masks.blur(2.0)(x, x)(jax.nn.sigmoid(x)), (IMAGE,)),
+    "masks.each": (
+        lambda c: masks.each(masks.grid(2, 3)).expand(c, {"x": IMAGE, "y": SAMPLES}),
+        (SAMPLES[:, 0],),
+    ),
+    "masks.elements": (lambda c: masks.elements().expand(c, {"x": IMAGE}), (IMAGE.ravel(),)),
+    "masks.grid": (lambda c: masks.grid(3, 4).expand(c, IMAGE), (SAMPLES[:3],)),
+    "masks.grid, bilinear": (
+        lambda c: masks.grid(3, 4, upsampling="bilinear").expand(c, IMAGE),
+        (SAMPLES[:3],),
+    ),
+    "masks.replace": (lambda x, b, m: masks.replace(x, b)(m), (IMAGE, 2 + IMAGE, 0.1 * IMAGE)),
+    "masks.segments": (
+        lambda c: masks.segments(jnp.arange(30).reshape(5, 6) % 12, 12).expand(c, IMAGE),
+        (SAMPLES[:, 0],),
+    ),
+    "masks.tokens": (lambda c: masks.tokens().expand(c, SAMPLES), (SAMPLES[:, 0],)),
+    "masks.windows": (lambda c: masks.windows(4).expand(c, SAMPLES), (SAMPLES[0],)),
     "metrics.over_examples": (
         lambda v: metrics.over_examples(
             metrics.Curve(v, v[:, 0], 2 * v, 3 * v[:, 1], v[:, 0], jnp.abs(v))
@@ -519,6 +571,7 @@ HOST = {
     "report.write": "reads stores, writes a page",
     "run.map": "runs on the host",
     "run.plan": "runs on the host",
+    "sobol.estimators.jansen_of_base": "a formula",
     "store.create": "disk",
     "store.exists": "disk",
     "store.fingerprint": "reads arrays on the host",
@@ -532,14 +585,26 @@ HOST = {
 }
 
 
+def of_module(area, module):
+    """The public names of a module and of those in it; of constants, the tests are elsewhere."""
+    assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
+    found = {}
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            found |= of_module(f"{area}.{name}", value)
+        elif callable(value):
+            found[f"{area}.{name}"] = value
+    return found
+
+
 def public():
     """Every public name, with its object: `area.name`, headline names by their area."""
     found = {}
     for area in jaxplain.__all__:
         module = getattr(jaxplain, area)
         if inspect.ismodule(module):
-            assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
-            found |= {f"{area}.{name}": getattr(module, name) for name in module.__all__}
+            found |= of_module(area, module)
         else:
             home = [n for n in found if found[n] is module]
             later = module.__module__.split(".")[1]
@@ -931,9 +996,11 @@ def test_results_are_trees_and_survive_orbax(name, tmp_path):
 def test_bad_input_is_named(name):
     kernel = KERNELS[name]
     if kernel.scalar:
-        with pytest.raises(ValueError, match=r"returned shape \(3,\).*lambda x: f\(x\)\[label\]"):
-            call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
-        with pytest.raises(TypeError, match="f must return one scalar array, but returned a tuple"):
+        if not kernel.vector:
+            with pytest.raises(ValueError, match=r"shape \(3,\).*lambda x: f\(x\)\[label\]"):
+                call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
+        one = "one array, .*," if kernel.vector else "one scalar array,"
+        with pytest.raises(TypeError, match=f"f must return {one} but returned a tuple"):
             call(kernel, X, f=lambda x, *args: (x[0], x[1]))
     with pytest.raises(TypeError, match="f must return a float"):
         call(kernel, X, f=lambda x, *args: jnp.argmax(x))

@@ -207,7 +207,8 @@ def attribution(
 
             def of_one(own: jax.Array) -> Any:
                 full = lambda mask, leaf: jnp.broadcast_to(mask, leaf.shape)
-                return jax.tree.map(full, masks.expand(own.reshape(shape), x), x)
+                tree = jax.tree.map(full, masks.expand(own.reshape(shape), x), x)
+                return trees.place_like(tree, x)
 
             tree = jax.vmap(of_one)(cells)
             return jax.tree.map(lambda leaf: leaf.reshape(*ends.shape[1:], *leaf.shape[1:]), tree)

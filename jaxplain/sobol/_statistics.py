@@ -131,7 +131,8 @@ def reduction(
                 columns += [] if known else [z]
         shape = (layout.groups, *y.shape[1:])
         columns = [kept.astype(y.dtype)[None, None], *columns]  # 0 for a row that is left out
-        return jnp.stack([jnp.broadcast_to(z, shape) for z in columns], axis=2), places
+        zero = 0 * y[:1]  # which is sharded as the outputs are, where steps are not
+        return jnp.stack([jnp.broadcast_to(z + zero, shape) for z in columns], axis=2), places
 
     def places_of(dtype: Any) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
@@ -156,7 +157,8 @@ def reduction(
         zeros = jnp.zeros(y.shape[1:2], y.dtype)
         sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0), y[0, 0]), y, step)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
-        none = jnp.zeros((), jnp.int32)
+        # A sum, since a constant scalar knows of no mesh, and a batch that is sharded needs one.
+        none = jnp.sum(jnp.zeros(y.shape[1:2], jnp.int32), dtype=jnp.int32)
         return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
 
     def update(state: State, index: jax.Array, values: Any) -> State:
