@@ -545,6 +545,12 @@ FUNCTIONS = {
         lambda x: wavelets.spatial_maps(coefficients(x), conserve=True),
         (IMAGE,),
     ),
+    "sobol.wavelet_attribution": (
+        lambda k, x: sobol.wavelet_attribution(
+            lambda v: jnp.sum(jnp.sin(v) * v), levels=1, cells=(2,), samples=8
+        )(k, x, jnp.zeros_like(x)),
+        (KEY, X),
+    ),
 }
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.

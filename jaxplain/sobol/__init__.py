@@ -12,6 +12,7 @@ from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uni
 from jaxplain.sobol._indices import Indices, indices
 from jaxplain.sobol._plan import Plan, analyse, design
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
+from jaxplain.sobol._wavelet_attribution import WaveletAttribution, wavelet_attribution
 from jaxplain.sobol.estimators import Estimator
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MaskAttribution",
     "Plan",
     "ShapleyEffects",
+    "WaveletAttribution",
     "analyse",
     "attribution",
     "design",
@@ -30,4 +32,5 @@ __all__ = [
     "normal",
     "shapley_effects",
     "uniform",
+    "wavelet_attribution",
 ]
