@@ -262,7 +262,8 @@ class _Program(NamedTuple):
     def to_tolerance(
         self, reduction: Reduction, key: jax.Array, tolerance: Any
     ) -> tuple[Estimates, State, Any]:
-        keys = jax.random.split(key, self.options.scrambles)
+        count = self.options.scrambles
+        keys = jax.random.split(key, count) if count > 1 else key[None]
         each = self.plan.rows
         first, last = FEW // each, self.rows // each
 
@@ -276,7 +277,7 @@ class _Program(NamedTuple):
 
         def look(states: State) -> tuple[Estimates, State]:
             found = jax.vmap(reduction.finish)(states)
-            if self.options.scrambles == 1:
+            if count == 1:
                 return jax.tree.map(lambda leaf: leaf[0], (found, states))
             return combined(found, states)
 

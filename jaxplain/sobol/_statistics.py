@@ -252,8 +252,9 @@ def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
     def words(row: jax.Array) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(key, row), (-(-replicates // 32),), jnp.uint32)
 
-    bits = jax.vmap(words, out_axes=1)(rows)[:, None] >> jnp.arange(32, dtype=jnp.uint32)[:, None]
-    return 2 * (bits & 1).reshape(-1, len(rows))[:replicates].astype(y.dtype)
+    place = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
+    bits = (jax.vmap(words, out_axes=1)(rows)[:, None] >> place) & 1
+    return 2 * bits.reshape(-1, len(rows))[:replicates].astype(y.dtype)
 
 
 def _delta(
