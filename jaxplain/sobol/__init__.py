@@ -6,22 +6,31 @@ s.first_order, s.total_order, s.first_order_error               # trees like the
 """
 
 from jaxplain.sobol import estimators
+from jaxplain.sobol._aggregated import Aggregated, aggregated
+from jaxplain.sobol._dgsm import Bounds, dgsm
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
 from jaxplain.sobol._plan import Plan, analyse, design
+from jaxplain.sobol._rank_based import RankBased, rank_based
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
 
 __all__ = [
+    "Aggregated",
+    "Bounds",
     "Distribution",
     "Indices",
     "Plan",
+    "RankBased",
     "ShapleyEffects",
+    "aggregated",
     "analyse",
     "design",
+    "dgsm",
     "estimators",
     "indices",
     "inverse_cdf",
     "normal",
+    "rank_based",
     "shapley_effects",
     "uniform",
 ]

@@ -25,11 +25,18 @@ class Distribution:
         shape: the shape of the array, () for one factor.
         dtype: its dtype.
         inverse_cdf: from an array of this shape, uniform in (0, 1), to the values.
+        family: "uniform", "normal" or "other".
+        location: of these two families x = location + scale z, with z uniform in (0, 1) or standard
+            normal: an array of this shape; else None.
+        scale: see above.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     inverse_cdf: Callable[[jax.Array], jax.Array]
+    family: str = "other"
+    location: Any = dataclasses.field(default=None, compare=False, repr=False)
+    scale: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
 def uniform(low: Any, high: Any) -> Distribution:
@@ -58,7 +65,8 @@ def uniform(low: Any, high: Any) -> Distribution:
     """
     low, high = _parameters(low=low, high=high)
     _known(low < high, f"low must be below high, but low is {low} and high is {high}.")
-    return Distribution(low.shape, low.dtype, lambda u: low + (high - low) * u.astype(low.dtype))
+    quantile = lambda u: low + (high - low) * u.astype(low.dtype)
+    return Distribution(low.shape, low.dtype, quantile, "uniform", low, high - low)
 
 
 def normal(mean: Any, standard_deviation: Any) -> Distribution:
@@ -88,9 +96,8 @@ def normal(mean: Any, standard_deviation: Any) -> Distribution:
     """
     mean, deviation = _parameters(mean=mean, standard_deviation=standard_deviation)
     _known(deviation > 0, f"standard_deviation must be above 0, but is {deviation}.")
-    return Distribution(
-        mean.shape, mean.dtype, lambda u: mean + deviation * ndtri(u.astype(mean.dtype))
-    )
+    quantile = lambda u: mean + deviation * ndtri(u.astype(mean.dtype))
+    return Distribution(mean.shape, mean.dtype, quantile, "normal", mean, deviation)
 
 
 def inverse_cdf(function: Callable[[jax.Array], Any], shape: tuple[int, ...] = ()) -> Distribution:
