@@ -11,6 +11,7 @@ from jaxplain.sobol._dgsm import Bounds, dgsm
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._indices import Indices, indices
 from jaxplain.sobol._plan import Plan, analyse, design
+from jaxplain.sobol._polynomial_chaos import PolynomialChaos, polynomial_chaos
 from jaxplain.sobol._rank_based import RankBased, rank_based
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
 
@@ -20,6 +21,7 @@ __all__ = [
     "Distribution",
     "Indices",
     "Plan",
+    "PolynomialChaos",
     "RankBased",
     "ShapleyEffects",
     "aggregated",
@@ -30,6 +32,7 @@ __all__ = [
     "indices",
     "inverse_cdf",
     "normal",
+    "polynomial_chaos",
     "rank_based",
     "shapley_effects",
     "uniform",

@@ -61,7 +61,7 @@ def rank_based(x: Any, y: Any) -> RankBased:
     The inputs may depend on each other, and y may be noisy. Rows must be drawn independently, or be
     a Latin hypercube sample (for which the errors are too wide). Of quasi-random points and of
     grids the estimate is wrong, by as much as 0.3: these are refused where x has two columns or
-    more.
+    more (Sobol' and Halton points from 128 rows on in all cases tried, grids from some 500).
 
     Args:
         x: a tree of arrays with a leading axis of n rows, at least 16; each other element is one
