@@ -14,6 +14,7 @@ from jaxplain.sobol._plan import Plan, analyse, design
 from jaxplain.sobol._polynomial_chaos import PolynomialChaos, polynomial_chaos
 from jaxplain.sobol._rank_based import RankBased, rank_based
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
+from jaxplain.sobol._structural import intrinsic_contributions, structural_model
 
 __all__ = [
     "Aggregated",
@@ -30,10 +31,12 @@ __all__ = [
     "dgsm",
     "estimators",
     "indices",
+    "intrinsic_contributions",
     "inverse_cdf",
     "normal",
     "polynomial_chaos",
     "rank_based",
     "shapley_effects",
+    "structural_model",
     "uniform",
 ]

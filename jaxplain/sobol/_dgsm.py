@@ -1,9 +1,9 @@
 """Bounds of total indices from derivatives: one gradient for each point, whatever the inputs.
 
-    T_i <= C_i E (df/dx_i)^2 / V        (Poincare's inequality; C_i a constant of the distribution)
+T_i <= C_i E (df/dx_i)^2 / V        (Poincare's inequality; C_i a constant of the distribution)
 
-    uniform in (a, b): C = (b - a)^2 / pi^2;    normal: C = its variance;    any other: x_i is taken
-    as a function of a standard normal z_i, whose C is 1: E (df/dx_i dx_i/dz_i)^2
+uniform in (a, b): C = (b - a)^2 / pi^2;    normal: C = its variance;    any other: x_i is taken
+as a function of a standard normal z_i, whose C is 1: E (df/dx_i dx_i/dz_i)^2
 """
 
 from collections.abc import Callable

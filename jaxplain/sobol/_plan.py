@@ -250,7 +250,8 @@ def _analysed(plan: Plan, outputs: Iterable[np.ndarray]) -> Indices:
     static = _Statistics(plan._options, layout)
     done: list[tuple[Estimates, State]] = []
     waiting: list[np.ndarray] = []
-    state, number, shape = None, 0, ()
+    state: Any = None
+    number, shape = 0, ()
     for chunk, array in zip(plan._chunks, outputs, strict=True):
         shape = array.shape[1:]
         waiting.append(array.reshape(layout.evaluations, chunk.rows, -1))
@@ -299,9 +300,7 @@ def _checked(plan: Plan, outputs: Iterable[Any]) -> Iterator[np.ndarray]:
     for number, chunk in enumerate(chunks):
         count = number + 1
         if count > len(plan):
-            raise ValueError(
-                f"the plan has {len(plan)} chunks, but outputs go on after that many."
-            )
+            raise ValueError(f"the plan has {len(plan)} chunks, but outputs go on after that many.")
         array = np.asarray(chunk)
         if array.dtype.kind not in "fiub" and array.dtype != jnp.bfloat16:
             raise TypeError(

@@ -152,9 +152,16 @@ def polynomial_chaos(
     whole = np.zeros((terms, layout.dimensions), np.int32)
     np.add.at(whole, (np.arange(terms)[:, None], places), degrees)
     return PolynomialChaos(
-        *map(put, found[:4]),
-        *map(pairs, found[4:6]),
-        *(array.reshape(shape) for array in found[6:10]),
+        put(found.first_order),
+        put(found.total_order),
+        put(found.first_order_error),
+        put(found.total_order_error),
+        pairs(found.second_order),
+        pairs(found.second_order_error),
+        found.mean.reshape(shape),
+        found.variance.reshape(shape),
+        found.r2.reshape(shape),
+        found.q2.reshape(shape),
         found.coefficients.reshape(*shape, terms),
         jnp.asarray(whole),
         found.is_constant.reshape(shape),
@@ -316,14 +323,17 @@ def _fitted(
         return one, all_of, one_error, all_error, share + share.T, error + error.T, variance
 
     found = jax.lax.map(lambda pair: indices(*pair), (coefficients.T, left_out.T))
-    shown = lambda array: jnp.where(
-        is_constant.reshape((-1,) + (1,) * (array.ndim - 1)), 0, array
-    )
-    *shares, variance = map(shown, found)
+    shown = lambda array: jnp.where(is_constant.reshape((-1,) + (1,) * (array.ndim - 1)), 0, array)
+    first_order, total, first_error, total_error, both, both_error, variance = map(shown, found)
     diagonal = jnp.abs(jnp.diagonal(r))
     eps = jnp.finfo(y.dtype).eps
     result = PolynomialChaos(
-        *shares,
+        first_order,
+        total,
+        first_error,
+        total_error,
+        both,
+        both_error,
         offset + coefficients[0],
         variance,
         quality(residual),

@@ -54,7 +54,7 @@ class RankBased(NamedTuple):
 
 
 def rank_based(x: Any, y: Any) -> RankBased:
-    """First-order indices from a random sample of inputs and outputs, whatever the number of inputs.
+    """First-order indices from a random sample of inputs and outputs, however many inputs.
 
         S_i = sum_k y_k y_(k+1) / sum_k (y_k^2 + y_(k+1)^2) / 2,    y centred, rows sorted by x_i
 
@@ -169,7 +169,7 @@ def _p_value(order: jax.Array) -> jax.Array:
 
 
 def tables(x: Any, y: Any, minimum: int = 16) -> tuple[jax.Array, jax.Array, Any]:
-    """x as (n, d) and y as (n, q), checked, in one wide dtype; and how a row of x is put back."""
+    """The columns of x (n, d) and of y (n, q), in a wide dtype; and how a row of x is put back."""
     for tree, name in ((x, "x"), (y, "y")):
         checks.arrays(tree, name)
         for leaf in jax.tree.leaves(tree):
@@ -207,7 +207,9 @@ def tables(x: Any, y: Any, minimum: int = 16) -> tuple[jax.Array, jax.Array, Any
         for leaf in arrays:
             size = int(np.prod(leaf.shape[1:]))
             own = jax.lax.slice_in_dim(array, start, start + size, axis=axis)
-            parts.append(own.reshape(*array.shape[:axis], *leaf.shape[1:], *array.shape[axis + 1 :]))
+            parts.append(
+                own.reshape(*array.shape[:axis], *leaf.shape[1:], *array.shape[axis + 1 :])
+            )
             start += size
         return jax.tree.unflatten(structure, parts)
 

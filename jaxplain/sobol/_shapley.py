@@ -224,9 +224,12 @@ def _result(
         return estimates.Interval(*map(like_inputs, _indices.interval(found, name, options)))
 
     return ShapleyEffects(
-        *(like_inputs(found.values[name]) for name in NAMES),
-        *(like_inputs(found.errors[name]) for name in NAMES),
-        *(ends(name) for name in NAMES),
+        like_inputs(found.values["effects"]),
+        like_inputs(found.values["total_order"]),
+        like_inputs(found.errors["effects"]),
+        like_inputs(found.errors["total_order"]),
+        ends("effects"),
+        ends("total_order"),
         found.mean.reshape(shape),
         found.variance.reshape(shape),
         found.rows,

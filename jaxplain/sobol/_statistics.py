@@ -187,7 +187,7 @@ def reduction(
         n = state.rows.astype(dtype)
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
-        mean, square = means[0, 1, 0], means[0, 2, 0]
+        mean = means[0, 1, 0]
         of_row = means[1:3, 1:3, :1]
         variance, variance_error = _delta(variance_of, means[0, 1:3, :1], of_row, n)
         variance = jnp.maximum(variance[0], 0) * state.scale**2

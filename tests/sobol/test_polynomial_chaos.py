@@ -29,7 +29,7 @@ def draw(inputs, n, key=KEY, sampler=qmc.monte_carlo):
 
 
 def test_exact_where_y_is_such_a_polynomial():
-    """Of standardised inputs: z, t = sqrt(3)(2u - 1), v = sqrt(3)(2 F(e) - 1), all of variance 1."""
+    """Of standardised inputs z, t = sqrt(3)(2u - 1), v = sqrt(3)(2 F(e) - 1) of variance 1."""
     x = draw(MIXED, 150)
     z = (np.asarray(x["z"]) - [1.0, -2.0]) / [2.0, 0.5]
     t = np.sqrt(3) * (np.asarray(x["u"]) - 1) / 4
@@ -49,7 +49,8 @@ def test_exact_where_y_is_such_a_polynomial():
     close(s.second_order["z"]["u"], [1 / 16, 0])
     close(s.second_order["z"]["z"], np.zeros((2, 2)))
     close(s.q2, 1)
-    assert s.degrees.shape == (31, 4) and s.coefficients.shape == (31,)
+    assert s.degrees.shape == (31, 4)
+    assert s.coefficients.shape == (31,)
 
 
 def numpy_fit(t, y, ridge):
@@ -100,7 +101,8 @@ def test_ishigami_on_quasi_random_points():
     np.testing.assert_allclose(s.first_order, [0.313905, 0.442411, 0], atol=2e-3)
     np.testing.assert_allclose(s.total_order, [0.557589, 0.442411, 0.243684], atol=2e-3)
     np.testing.assert_allclose(s.second_order[0, 2], 0.243684, atol=2e-3)
-    assert s.q2 > 0.99 and s.r2 > s.q2
+    assert s.q2 > 0.99
+    assert s.r2 > s.q2
     rough = sobol.polynomial_chaos(x, y, inputs, degree=2)
     assert rough.q2 < 0.5
 
@@ -146,6 +148,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"53 terms .* more rows than the 40 .* ridge above 0"):
         fit(x, y, inputs, degree=4, interactions=2).r2
     assert fit(x, y, inputs, degree=4, ridge=1e-3).r2 > 0.9
+    assert fit(x, y, inputs, degree=4, interactions=1).q2 > 0.999
     with pytest.raises(ValueError, match="same tree as inputs"):
         fit(x["a"], y, inputs)
     with pytest.raises(ValueError, match=r"\(n, \*\(4,\)\).*\(40, 3\)"):
