@@ -251,7 +251,8 @@ def _analysed(plan: Plan, outputs: Iterable[np.ndarray]) -> Indices:
     static = _Statistics(plan._options, layout, plan._rows.rows)
     done: list[Any] = []
     waiting: list[np.ndarray] = []
-    state, number, shape = None, 0, ()
+    state: Any = None
+    number, shape = 0, ()
     for chunk, array in zip(plan._chunks, outputs, strict=True):
         shape = array.shape[1:]
         waiting.append(array.reshape(layout.evaluations, chunk.rows, -1))

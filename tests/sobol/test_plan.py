@@ -1,4 +1,4 @@
-"""Design and analyse: the same indices as of the model in JAX, from any chunks and any simulator."""
+"""Design and analyse: the indices of the model in JAX, from any chunks and any simulator."""
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +61,13 @@ def test_the_indices_of_the_same_function(name):
 
 def test_chunks_are_those_asked_for_and_can_be_made_again():
     plan = sobol.design(INPUTS, samples=1024, chunk_size=100)(KEY)
-    assert len(plan) == 64 and set(plan.sizes) == {80}  # 16 rows of 5 evaluations
+    assert len(plan) == 64
+    assert set(plan.sizes) == {80}
     again = sobol.design(INPUTS, samples=1024, chunk_size=100)(KEY)
     for number in (0, 17, -1):
         for a, b in zip(jax.tree.leaves(plan[number]), jax.tree.leaves(again[number]), strict=True):
-            assert isinstance(a, np.ndarray) and len(a) == 80
+            assert isinstance(a, np.ndarray)
+            assert len(a) == 80
             np.testing.assert_array_equal(a, b)
     a, b = plan[63]["a"], plan[-1]["a"]
     np.testing.assert_array_equal(a, b)
@@ -80,10 +82,12 @@ def test_scalar_outputs_and_a_simulator_far_from_zero():
     """Outputs of 1e6 +- 1 have no digits left in float32."""
     plan = sobol.design(INPUTS, samples=1024)(KEY)
     expected = sobol.analyse(plan, (f(x) for x in plan))
-    assert expected.first_order["a"].shape == () and expected.first_order["b"].shape == (2,)
+    assert expected.first_order["a"].shape == ()
+    assert expected.first_order["b"].shape == (2,)
     got = sobol.analyse(plan, (1e6 + f(x).astype(np.float64) for x in plan))
     np.testing.assert_allclose(got.total_order["b"], expected.total_order["b"], rtol=1e-5)
-    assert got.total_order["b"].dtype == jnp.float32 and not got.is_constant
+    assert got.total_order["b"].dtype == jnp.float32
+    assert not got.is_constant
     assert sobol.analyse(plan, (0 * x["a"] + 1e6 for x in plan)).is_constant
 
 
@@ -95,14 +99,15 @@ def test_an_integer_simulator():
 
 def test_outputs_that_are_not_finite():
     holes = lambda x: np.where(x["b"][:, 0] > 2, np.nan, f(x))
+    plan = sobol.design(INPUTS, samples=1024)(KEY)
     with pytest.raises(ValueError, match=r"NaN or infinite.*omit"):
-        plan = sobol.design(INPUTS, samples=1024)(KEY)
         sobol.analyse(plan, (holes(x) for x in plan))
     plan = sobol.design(INPUTS, samples=1024, nan="omit")(KEY)
     got = sobol.analyse(plan, (holes(x) for x in plan))
     g = lambda x: jnp.where(x["b"][0] > 2, jnp.nan, f(x))
     assert_same(got, sobol.indices(g, INPUTS, samples=1024, nan="omit")(KEY))
-    assert got.not_finite > 0 and got.rows < 1024
+    assert got.not_finite > 0
+    assert got.rows < 1024
 
 
 def test_bad_outputs_are_named():
