@@ -24,10 +24,12 @@ from jaxplain import (
     estimates,
     evaluate,
     gradients,
+    masks,
     metrics,
     paths,
     priors,
     rewrite,
+    sobol,
     targets,
     trees,
     wavelets,
@@ -74,6 +76,7 @@ class Kernel(NamedTuple):
     after: Callable[[Any], tuple] = lambda x: ()  # and after it, ahead of *args
     modes: tuple[str, ...] = ("fwd", "rev")
     scalar: bool = True  # wants a scalar f
+    vectors: bool = False  # takes any array from f, and x of any dtype
     pairs: bool = False  # values are for pairs of elements: a tree like x of trees like x
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
@@ -154,6 +157,26 @@ def smoothed(method, **options):
         after=lambda x: (zeros(x),) if options else (),
         still=functools.partial(make, noise=0.0),
     )
+
+
+def parts_by_value():
+    """Three parts, by the value of each element, whatever the tree it stands in."""
+
+    def expand(cells, x):
+        def one(leaf):
+            c = cells.astype(trees.wide_dtype(leaf.dtype))
+            return jnp.where(leaf > 0.6, c[0], jnp.where(leaf > 0, c[1], c[2]))
+
+        return jax.tree.map(one, x)
+
+    return masks.Masks(lambda x: (3,), expand)
+
+
+def masked(method, **options):
+    def make(f, chunk_size):
+        return method(f, masks=parts_by_value(), samples=22, chunk_size=chunk_size, **options)
+
+    return Kernel(make, before=lambda x: (KEY,), after=lambda x: (zeros(x),), vectors=True)
 
 
 KERNELS = {
@@ -278,6 +301,10 @@ KERNELS = {
         neighbours=2,
         density=np.array([1.0, 2.0, 3.0], np.float32),
         representation=lambda x, *_: jax.tree.map(jnp.tanh, x),
+    ),
+    "sobol.hsic_attribution": masked(sobol.hsic_attribution),
+    "sobol.hsic_attribution, sobolev": masked(
+        sobol.hsic_attribution, kernel="sobolev", interactions=True, total_order=True
     ),
     "gradients.smoothgrad": smoothed(gradients.smoothgrad),
     "gradients.smoothgrad_squared": smoothed(
@@ -923,14 +950,17 @@ def test_results_are_trees_and_survive_orbax(name, tmp_path):
 @kernels
 def test_bad_input_is_named(name):
     kernel = KERNELS[name]
-    if kernel.scalar:
+    if kernel.scalar and not kernel.vectors:
         with pytest.raises(ValueError, match=r"returned shape \(3,\).*lambda x: f\(x\)\[label\]"):
             call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
-        with pytest.raises(TypeError, match="f must return one scalar array, but returned a tuple"):
+    if kernel.scalar:
+        with pytest.raises(
+            TypeError, match=r"f must return one (scalar )?array.* returned a tuple"
+        ):
             call(kernel, X, f=lambda x, *args: (x[0], x[1]))
     with pytest.raises(TypeError, match="f must return a float"):
         call(kernel, X, f=lambda x, *args: jnp.argmax(x))
-    if kernel.scalar:
+    if kernel.scalar and not kernel.vectors:
         with pytest.raises(TypeError, match=r"dtype int32.*sites\.at\(f, \"embedding\"\)"):
             call(kernel, jnp.arange(6))
     with pytest.raises(TypeError, match=r"leaf at \[\d\] is a str \('mode'\).*functools.partial"):

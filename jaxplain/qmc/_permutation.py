@@ -36,10 +36,13 @@ def permute(of: Permutation, x: jax.Array, counts: np.ndarray | int) -> jax.Arra
     # A shift by half of the bits, rounded up; of one bit there is no half.
     half = jnp.asarray(np.where(width > 1, (width + 1) // 2, 31), jnp.uint32)
     limit = jnp.asarray(counts, jnp.uint32)
+    # Ranks are made equal here, since not everybody lets jax do so.
+    spread = lambda array: array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
+    mask, half, limit = spread(mask), spread(half), spread(limit)
 
     def once(x: jax.Array) -> jax.Array:
         for factor, term in zip(of.factors, of.terms, strict=True):
-            x = (x * factor + term) & mask
+            x = (x * spread(factor) + spread(term)) & mask
             x = x ^ (x >> half)
         return x
 

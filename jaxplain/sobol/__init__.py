@@ -7,12 +7,15 @@ s.first_order, s.total_order, s.first_order_error               # trees like the
 
 from jaxplain.sobol import estimators
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
+from jaxplain.sobol._hsic import HSICAttribution, hsic_attribution
 from jaxplain.sobol._indices import Indices, indices
 
 __all__ = [
     "Distribution",
+    "HSICAttribution",
     "Indices",
     "estimators",
+    "hsic_attribution",
     "indices",
     "inverse_cdf",
     "normal",
