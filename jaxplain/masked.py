@@ -63,19 +63,19 @@ class Example(NamedTuple):
         """From (outputs, cells) to the shapes of both."""
         return array.reshape(*self.output.shape, *self.cells)
 
-    def spread(self, cells: jax.Array) -> Any:
+    def spread(self, cells: jax.Array, *, as_x: bool = True) -> Any:
         """A number for each output and cell, (outputs, cells), at each element of x."""
         expand = lambda one: self.parts.expand(one.reshape(self.cells), self.x)
-        return self.like_x(jax.vmap(expand)(cells))
+        return self.like_x(jax.vmap(expand)(cells), as_x=as_x)
 
-    def like_x(self, tree: Any) -> Any:
-        """Leaves (outputs, *mask) broadcast to (*output, *x), in the dtypes of x."""
+    def like_x(self, tree: Any, *, as_x: bool = True) -> Any:
+        """Leaves (outputs, *mask) broadcast to (*output, *x), in the dtypes of x or their own."""
 
         def one(leaf: jax.Array, other: jax.Array) -> jax.Array:
             whole = jnp.broadcast_to(leaf, (leaf.shape[0], *other.shape))
             whole = whole.reshape(*self.output.shape, *other.shape)
-            is_float = jnp.issubdtype(other.dtype, jnp.floating)
-            whole = whole.astype(other.dtype) if is_float else whole
+            if as_x and jnp.issubdtype(other.dtype, jnp.floating):
+                whole = whole.astype(other.dtype)
             return whole if self.output.shape else trees.place_like(whole, other)
 
         return jax.tree.map(one, tree, self.x)

@@ -9,15 +9,18 @@ from jaxplain.sobol import estimators
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
 from jaxplain.sobol._hsic import HSICAttribution, hsic_attribution
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol._main_effects import MainEffects, main_effects
 
 __all__ = [
     "Distribution",
     "HSICAttribution",
     "Indices",
+    "MainEffects",
     "estimators",
     "hsic_attribution",
     "indices",
     "inverse_cdf",
+    "main_effects",
     "normal",
     "uniform",
 ]
