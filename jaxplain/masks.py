@@ -44,10 +44,14 @@ class Masks(NamedTuple):
         shape: `x -> shape of the cells`, a tuple; x may be a tree of `jax.ShapeDtypeStruct`.
         expand: `cells, x -> mask`: from a float array of that shape to a tree like x whose leaves
             broadcast against those of x. Linear in the cells.
+        shifted: None, or where masks can be moved `cells, x, shift -> mask`: for a shift in [0, 1)
+            along each axis of the cells, a window on a mask that is one cell larger than x, which
+            begins at that share of a cell.
     """
 
     shape: Callable[[Any], tuple[int, ...]]
     expand: Callable[[jax.Array, Any], Any]
+    shifted: Callable[[jax.Array, Any, jax.Array], Any] | None = None
 
 
 def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "nearest") -> Masks:
@@ -59,7 +63,8 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
         sizes: the number of cells along each axis: `grid(8, 8)`.
         axes: which axes of x; the first ones unless given. All leaves of x must have them.
         upsampling: "nearest", cells of equal size with sharp edges (element i is in cell
-            floor(i size / length)), or "bilinear", with values that go over into each other.
+            floor(i size / length)), or "bilinear", with values that go over into each other and
+            masks that can be shifted.
 
     Returns:
         `Masks` with cells of shape `sizes`.
@@ -90,7 +95,7 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
     if upsampling not in ("nearest", "bilinear"):
         raise ValueError(f'upsampling must be "nearest" or "bilinear", but is {upsampling!r}.')
 
-    def expand_leaf(cells: jax.Array, leaf: Any) -> jax.Array:
+    def expand_leaf(cells: jax.Array, leaf: Any, shift: jax.Array | None = None) -> jax.Array:
         mask = cells
         for place, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
             if not -leaf.ndim <= axis < leaf.ndim:
@@ -101,7 +106,10 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
                     f"the grid has {size} cells along axis {axis}, but x has {length} elements "
                     "there. Use a coarser grid."
                 )
-            mask = _upsampled(mask, place, length, upsampling)
+            if shift is None:
+                mask = _upsampled(mask, place, length, upsampling)
+            else:
+                mask = _shifted(mask, place, length, shift[place])
         spread = [1] * leaf.ndim
         places = [axis % leaf.ndim for axis in axes]
         for axis in places:
@@ -109,9 +117,13 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
         order = np.argsort(places)  # the axes of the cells in the order of those of x
         return jnp.transpose(mask, tuple(int(i) for i in order)).reshape(spread)
 
+    def shifted(cells: jax.Array, x: Any, shift: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: expand_leaf(cells, leaf, shift), x)
+
     return Masks(
         lambda x: tuple(sizes),
         lambda cells, x: jax.tree.map(lambda leaf: expand_leaf(cells, leaf), x),
+        None if upsampling == "nearest" else shifted,
     )
 
 
@@ -455,3 +467,17 @@ def _upsampled(array: jax.Array, axis: int, length: int, how: str) -> jax.Array:
         return jnp.take(array, jnp.asarray(np.arange(length) * size // length), axis=axis)
     shape = tuple(length if place == axis else n for place, n in enumerate(array.shape))
     return jax.image.resize(array, shape, "linear", antialias=False)
+
+
+def _shifted(array: jax.Array, axis: int, length: int, shift: jax.Array) -> jax.Array:
+    """`length` elements of the cells spread over one cell more, from a share of a cell on."""
+    size = array.shape[axis]
+    cell = -(-length // size)  # elements of a cell
+    start = jnp.floor(shift * cell).astype(array.dtype)
+    place = start + jnp.arange(length, dtype=array.dtype) + 0.5
+    source = jnp.clip(place * (size / ((size + 1) * cell)) - 0.5, 0, size - 1)
+    apart = source[:, None] - jnp.arange(size, dtype=array.dtype)[None, :]
+    weights = jnp.maximum(1 - jnp.abs(apart), 0)
+    highest = jax.lax.Precision.HIGHEST
+    mask = jnp.tensordot(weights, array, axes=(1, axis), precision=highest)
+    return jnp.moveaxis(mask, 0, axis)

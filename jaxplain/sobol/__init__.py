@@ -11,7 +11,9 @@ from jaxplain.sobol._aggregated import Aggregated, aggregated
 from jaxplain.sobol._attribution import MaskAttribution, attribution
 from jaxplain.sobol._dgsm import Bounds, dgsm
 from jaxplain.sobol._distributions import Distribution, inverse_cdf, normal, uniform
+from jaxplain.sobol._hsic import HSICAttribution, hsic_attribution
 from jaxplain.sobol._indices import Indices, indices
+from jaxplain.sobol._main_effects import MainEffects, main_effects
 from jaxplain.sobol._plan import Plan, analyse, design
 from jaxplain.sobol._polynomial_chaos import PolynomialChaos, polynomial_chaos
 from jaxplain.sobol._rank_based import RankBased, rank_based
@@ -25,7 +27,9 @@ __all__ = [
     "Bounds",
     "Distribution",
     "Estimator",
+    "HSICAttribution",
     "Indices",
+    "MainEffects",
     "MaskAttribution",
     "Plan",
     "PolynomialChaos",
@@ -38,9 +42,11 @@ __all__ = [
     "design",
     "dgsm",
     "estimators",
+    "hsic_attribution",
     "indices",
     "intrinsic_contributions",
     "inverse_cdf",
+    "main_effects",
     "normal",
     "polynomial_chaos",
     "rank_based",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
 from jaxplain import checks, estimates, qmc, trees
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _indices
 from jaxplain.sobol._factors import Factors, factors
 from jaxplain.sobol._statistics import Estimates, Layout, State
@@ -61,7 +62,7 @@ def dgsm(
     samples: int | None = None,
     tolerance: float | jax.Array | None = None,
     max_samples: int | None = None,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     errors: str = "delta",
     replicates: int | None = None,
     level: float = 0.95,
@@ -124,9 +125,14 @@ def dgsm(
     first = most if tolerance is None else _indices.FEW * options.scrambles
     if chunk_size is not None:
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
-    rows, _ = _design.block(layout, first // options.scrambles, chunk_size)
-    plan = Gradients(layout, _Layout(frozenset(), layout.dimensions), rows)
-    return _indices.kernel(f, plan, options, most, tolerance, nan, _result)
+
+    def plan_for(outputs: int) -> Gradients:
+        own = _Layout(frozenset(), layout.dimensions)
+        numbers = own.evaluations * outputs
+        rows, _ = _design.block(layout, first // options.scrambles, chunk_size, numbers)
+        return Gradients(layout, own, rows)
+
+    return _indices.kernel(f, layout, plan_for, options, most, tolerance, nan, _result)
 
 
 class Gradients(NamedTuple):
@@ -183,8 +189,8 @@ class _Layout(Layout):
     def evaluations(self) -> int:
         return 1 + self.groups
 
-    def rows(self, y: jax.Array) -> Rows:
-        return Rows(y[:1], None, y[1:], None, None, y[:1], y[:1] ** 2)
+    def rows(self, y: jax.Array, step: Any = None) -> Rows:
+        return Rows(y[:1], None, y[1:], None, None, y[:1], y[:1] ** 2, None)
 
     def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
         first = (y[:1] - shift[None, :, None]) / scale[None, :, None]

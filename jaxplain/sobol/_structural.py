@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxplain import checks, qmc
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol._distributions import Distribution
 from jaxplain.sobol._shapley import ShapleyEffects, shapley_effects
 
@@ -65,7 +66,7 @@ def intrinsic_contributions(
     *,
     target: str | None = None,
     samples: int | None = None,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     chunk_size: int | None = None,
 ) -> Callable[..., ShapleyEffects]:
     """What each variable of a structural causal model adds of its own to a target's variance.
