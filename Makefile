@@ -65,6 +65,7 @@ bench: $(ENV)/.with-bench
 	$(RUN) -m bench.integrated_gradients $(ARGS)
 	$(RUN) -m bench.run
 	$(RUN) -m bench.overheads
+	$(RUN) -m bench.qmc
 
 clean:
 	rm -rf build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .jax_cache

@@ -117,6 +117,11 @@ CASES = (
 )
 
 
+def count_or_none(count: float) -> float | None:
+    """A number of gradients for a JSON file, which knows no infinity."""
+    return float(count) if np.isfinite(count) else None
+
+
 def measure(name: str, examples: int | None, gradients: tuple[int, ...]) -> dict[str, object]:
     model, x = case(name)
     x = x[:examples]
@@ -170,9 +175,9 @@ def measure(name: str, examples: int | None, gradients: tuple[int, ...]) -> dict
             "gradients": {**spread(result.evaluations), "mean": float(result.evaluations.mean())},
             "vector_error": spread(vector),
             "gap": spread(gap),
-            "fixed_enough_for_each": {
-                "median": float(np.median(enough)),
-                "p95": float(np.percentile(enough, 95, method="higher")),
+            "fixed_enough_for_each": {  # None: none of the counts tried is
+                "median": count_or_none(np.median(enough)),
+                "p95": count_or_none(np.percentile(enough, 95, method="higher")),
             },
             "fixed_enough_for_99_percent": for_all[0] if for_all else None,
         }

@@ -28,6 +28,7 @@ __all__ = [
     "metrics",
     "models",
     "paths",
+    "perturbation",
     "plots",
     "priors",
     "qmc",

@@ -115,20 +115,21 @@ def arrays(tree: Any, what: str) -> None:
             )
 
 
-def explained(x: Any, *, is_differentiated: bool = True) -> Any:
+def explained(x: Any, *, is_differentiated: bool = True, is_masked: bool = False) -> Any:
     """What is explained, as a tree of arrays; the leaves may be scalars.
 
-    Float arrays, where a gradient with respect to them is taken.
+    Float arrays, where a gradient with respect to them is taken or parts of them are masked.
     """
     arrays(x, "x")
     if not jax.tree.leaves(x):
         raise ValueError("x must hold at least one array, but is an empty tree.")
     x = jax.tree.map(jnp.asarray, x)
     for path, leaf in jax.tree_util.tree_flatten_with_path(x)[0]:
-        if is_differentiated and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if (is_differentiated or is_masked) and not jnp.issubdtype(leaf.dtype, jnp.floating):
             place = jax.tree_util.keystr(path)
+            use = "masks multiply it" if is_masked else "a gradient with respect to it is taken"
             raise TypeError(
-                f"x must be float, since a gradient with respect to it is taken, but x{place} has "
+                f"x must be float, since {use}, but x{place} has "
                 f"dtype {leaf.dtype}. If it holds pixels, convert it: `x.astype(jnp.float32)`. If "
                 "it holds token ids, explain the embeddings in place of the ids, with the function "
                 'of the value at that place: `jaxplain.sites.at(f, "embedding")`.'

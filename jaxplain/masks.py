@@ -11,6 +11,7 @@ A perturbation is called twice: with the example, outside the loop over masks, w
 what all of them share; and with each mask inside.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "Masks",
     "amplitude",
     "blur",
+    "each",
     "elements",
     "grid",
     "replace",
@@ -42,10 +44,14 @@ class Masks(NamedTuple):
         shape: `x -> shape of the cells`, a tuple; x may be a tree of `jax.ShapeDtypeStruct`.
         expand: `cells, x -> mask`: from a float array of that shape to a tree like x whose leaves
             broadcast against those of x. Linear in the cells.
+        shifted: None, or where masks can be moved `cells, x, shift -> mask`: for a shift in [0, 1)
+            along each axis of the cells, a window on a mask that is one cell larger than x, which
+            begins at that share of a cell.
     """
 
     shape: Callable[[Any], tuple[int, ...]]
     expand: Callable[[jax.Array, Any], Any]
+    shifted: Callable[[jax.Array, Any, jax.Array], Any] | None = None
 
 
 def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "nearest") -> Masks:
@@ -57,7 +63,8 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
         sizes: the number of cells along each axis: `grid(8, 8)`.
         axes: which axes of x; the first ones unless given. All leaves of x must have them.
         upsampling: "nearest", cells of equal size with sharp edges (element i is in cell
-            floor(i size / length)), or "bilinear", with values that go over into each other.
+            floor(i size / length)), or "bilinear", with values that go over into each other and
+            masks that can be shifted.
 
     Returns:
         `Masks` with cells of shape `sizes`.
@@ -88,7 +95,7 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
     if upsampling not in ("nearest", "bilinear"):
         raise ValueError(f'upsampling must be "nearest" or "bilinear", but is {upsampling!r}.')
 
-    def expand_leaf(cells: jax.Array, leaf: Any) -> jax.Array:
+    def expand_leaf(cells: jax.Array, leaf: Any, shift: jax.Array | None = None) -> jax.Array:
         mask = cells
         for place, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
             if not -leaf.ndim <= axis < leaf.ndim:
@@ -99,7 +106,10 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
                     f"the grid has {size} cells along axis {axis}, but x has {length} elements "
                     "there. Use a coarser grid."
                 )
-            mask = _upsampled(mask, place, length, upsampling)
+            if shift is None:
+                mask = _upsampled(mask, place, length, upsampling)
+            else:
+                mask = _shifted(mask, place, length, shift[place])
         spread = [1] * leaf.ndim
         places = [axis % leaf.ndim for axis in axes]
         for axis in places:
@@ -107,9 +117,13 @@ def grid(*sizes: int, axes: Sequence[int] | None = None, upsampling: str = "near
         order = np.argsort(places)  # the axes of the cells in the order of those of x
         return jnp.transpose(mask, tuple(int(i) for i in order)).reshape(spread)
 
+    def shifted(cells: jax.Array, x: Any, shift: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: expand_leaf(cells, leaf, shift), x)
+
     return Masks(
         lambda x: tuple(sizes),
         lambda cells, x: jax.tree.map(lambda leaf: expand_leaf(cells, leaf), x),
+        None if upsampling == "nearest" else shifted,
     )
 
 
@@ -190,6 +204,9 @@ def elements() -> Masks:
     """One part for each element of the tree: the columns of a table.
 
         mask = cells, in the order of the leaves
+
+    Args:
+        none: what there is to know is read from x.
 
     Returns:
         `Masks` with cells of shape (elements of all leaves,).
@@ -275,6 +292,46 @@ def segments(labels: Any, count: int) -> Masks:
         return jax.tree.map(one, own, x)
 
     return Masks(lambda x: (count,), expand)
+
+
+def each(masks: Masks) -> Masks:
+    """The same masks for each leaf of x by itself: modalities, or bands of wavelets, apart.
+
+        cells of leaf 1, cells of leaf 2, ...    in one vector
+
+    Args:
+        masks: what each leaf is divided by.
+
+    Returns:
+        `Masks` with cells of shape (cells of all leaves,), in the order of the leaves.
+
+    Raises:
+        ValueError: as `masks` for one of the leaves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = {"left": jnp.zeros((2, 2)), "right": jnp.zeros((4, 4))}
+        >>> each(grid(1, 2)).expand(jnp.arange(4.0), x)["right"][0].tolist()
+        [2.0, 2.0, 3.0, 3.0]
+
+    References:
+        docs/sobol.md, "Masks".
+    """
+
+    def shapes(x: Any) -> list[tuple[int, ...]]:
+        return [masks.shape(leaf) for leaf in jax.tree.leaves(x)]
+
+    def expand(cells: jax.Array, x: Any) -> Any:
+        leaves, structure = jax.tree.flatten(x)
+        parts, start = [], 0
+        for leaf, shape in zip(leaves, shapes(x), strict=True):
+            size = math.prod(shape)
+            own = cells[start : start + size].reshape(shape)
+            parts.append(masks.expand(own, leaf))
+            start += size
+        return jax.tree.unflatten(structure, parts)
+
+    return Masks(lambda x: (sum(map(math.prod, shapes(x))),), expand)
 
 
 def replace(x: Any, baseline: Any) -> Callable[[Any], Any]:
@@ -410,3 +467,17 @@ def _upsampled(array: jax.Array, axis: int, length: int, how: str) -> jax.Array:
         return jnp.take(array, jnp.asarray(np.arange(length) * size // length), axis=axis)
     shape = tuple(length if place == axis else n for place, n in enumerate(array.shape))
     return jax.image.resize(array, shape, "linear", antialias=False)
+
+
+def _shifted(array: jax.Array, axis: int, length: int, shift: jax.Array) -> jax.Array:
+    """`length` elements of the cells spread over one cell more, from a share of a cell on."""
+    size = array.shape[axis]
+    cell = -(-length // size)  # elements of a cell
+    start = jnp.floor(shift * cell).astype(array.dtype)
+    place = start + jnp.arange(length, dtype=array.dtype) + 0.5
+    source = jnp.clip(place * (size / ((size + 1) * cell)) - 0.5, 0, size - 1)
+    apart = source[:, None] - jnp.arange(size, dtype=array.dtype)[None, :]
+    weights = jnp.maximum(1 - jnp.abs(apart), 0)
+    highest = jax.lax.Precision.HIGHEST
+    mask = jnp.tensordot(weights, array, axes=(1, axis), precision=highest)
+    return jnp.moveaxis(mask, 0, axis)

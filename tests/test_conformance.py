@@ -24,9 +24,12 @@ from jaxplain import (
     estimates,
     evaluate,
     gradients,
+    masks,
     metrics,
     paths,
+    perturbation,
     priors,
+    qmc,
     rewrite,
     sobol,
     targets,
@@ -75,11 +78,14 @@ class Kernel(NamedTuple):
     after: Callable[[Any], tuple] = lambda x: ()  # and after it, ahead of *args
     modes: tuple[str, ...] = ("fwd", "rev")
     scalar: bool = True  # wants a scalar f
+    vector: bool = False  # takes an f of several outputs as well
+    any_dtype: bool = False  # takes x of any dtype
     pairs: bool = False  # values are for pairs of elements: a tree like x of trees like x
     leaf_is_whole: bool = False  # each leaf is a signal of its own: split, x is another input
     model: Callable = model
     bend: Callable = jnp.sin  # a function of each element that it takes too
     chunks: bool = True  # has a chunk_size
+    waits: bool = False  # a loop over a batch asks whether any example goes on
     still: Callable | None = None  # as `make`, without the noise that is drawn leaf by leaf
 
 
@@ -157,7 +163,64 @@ def smoothed(method, **options):
     )
 
 
+# Where the elements of X stand in the leaves that TREES splits it into, by shape.
+PLACES = {(6,): slice(6), (2,): slice(2), (2, 2): slice(2, 6), (1,): slice(1), (5,): slice(1, 6)}
+
+
+def in_the_order_of_the_vector():
+    """One part for each element of X, numbered as there, whatever the order of the leaves."""
+    of = lambda cells: lambda leaf: cells[PLACES[leaf.shape]].reshape(leaf.shape)
+    return masks.Masks(lambda x: (6,), lambda cells, x: jax.tree.map(of(cells), x))
+
+
+def masked(order, **options):
+    def make(f, chunk_size, parts=None):
+        parts = masks.elements() if parts is None else parts
+        return sobol.attribution(
+            f, masks=parts, samples=8, order=order, chunk_size=chunk_size, **options
+        )
+
+    return Kernel(
+        make,
+        before=lambda x: (KEY,),
+        after=lambda x: (zeros(x),),
+        vector=True,
+        still=lambda f, chunk_size: make(f, chunk_size, in_the_order_of_the_vector()),
+    )
+
+
+def parts_by_value():
+    """Three parts, by the value of each element, whatever the tree it stands in."""
+
+    def expand(cells, x):
+        def one(leaf):
+            c = cells.astype(trees.wide_dtype(leaf.dtype))
+            return jnp.where(leaf > 0.6, c[0], jnp.where(leaf > 0, c[1], c[2]))
+
+        return jax.tree.map(one, x)
+
+    return masks.Masks(lambda x: (3,), expand)
+
+
+def parted(method, waits=False, **options):
+    def make(f, chunk_size):
+        return method(f, masks=parts_by_value(), samples=22, chunk_size=chunk_size, **options)
+
+    return Kernel(
+        make,
+        before=lambda x: (KEY,),
+        after=lambda x: (zeros(x),),
+        vector=True,
+        any_dtype=True,
+        waits=waits,
+    )
+
+
 KERNELS = {
+    "sobol.attribution": masked("total"),
+    "sobol.attribution, interactions": masked(
+        "both", interactions=True, estimator=sobol.estimators.jansen
+    ),
     "paths.exact_integrated_gradients": Kernel(
         lambda f, _: paths.exact_integrated_gradients(f, max_segments=12),
         after=lambda x: (zeros(x),),
@@ -280,6 +343,14 @@ KERNELS = {
         density=np.array([1.0, 2.0, 3.0], np.float32),
         representation=lambda x, *_: jax.tree.map(jnp.tanh, x),
     ),
+    # The incomplete gamma function of its p-values is a loop.
+    "sobol.hsic_attribution": parted(sobol.hsic_attribution, waits=True),
+    "sobol.hsic_attribution, sobolev": parted(
+        sobol.hsic_attribution, waits=True, kernel="sobolev", interactions=True, total_order=True
+    ),
+    "sobol.main_effects": parted(sobol.main_effects, sampler=qmc.latin_hypercube),
+    "perturbation.rise": parted(perturbation.rise),
+    "perturbation.rise, probability": parted(perturbation.rise, normalisation="probability"),
     "gradients.smoothgrad": smoothed(gradients.smoothgrad),
     "gradients.smoothgrad_squared": smoothed(
         gradients.smoothgrad_squared, around=functools.partial(paths.integrated_gradients, steps=3)
@@ -453,6 +524,25 @@ FUNCTIONS = {
         ),
         (SAMPLES,),
     ),
+    "masks.amplitude": (lambda x, m: masks.amplitude(0.5)(x, x)(m), (IMAGE, 0.1 * IMAGE)),
+    "masks.blur": (lambda x: masks.blur(2.0)(x, x)(jax.nn.sigmoid(x)), (IMAGE,)),
+    "masks.each": (
+        lambda c: masks.each(masks.grid(2, 3)).expand(c, {"x": IMAGE, "y": SAMPLES}),
+        (SAMPLES[:, 0],),
+    ),
+    "masks.elements": (lambda c: masks.elements().expand(c, {"x": IMAGE}), (IMAGE.ravel(),)),
+    "masks.grid": (lambda c: masks.grid(3, 4).expand(c, IMAGE), (SAMPLES[:3],)),
+    "masks.grid, bilinear": (
+        lambda c: masks.grid(3, 4, upsampling="bilinear").expand(c, IMAGE),
+        (SAMPLES[:3],),
+    ),
+    "masks.replace": (lambda x, b, m: masks.replace(x, b)(m), (IMAGE, 2 + IMAGE, 0.1 * IMAGE)),
+    "masks.segments": (
+        lambda c: masks.segments(jnp.arange(30).reshape(5, 6) % 12, 12).expand(c, IMAGE),
+        (SAMPLES[:, 0],),
+    ),
+    "masks.tokens": (lambda c: masks.tokens().expand(c, SAMPLES), (SAMPLES[:, 0],)),
+    "masks.windows": (lambda c: masks.windows(4).expand(c, SAMPLES), (SAMPLES[0],)),
     "metrics.over_examples": (
         lambda v: metrics.over_examples(
             metrics.Curve(v, v[:, 0], 2 * v, 3 * v[:, 1], v[:, 0], jnp.abs(v))
@@ -471,6 +561,12 @@ FUNCTIONS = {
         (IMAGE,),
     ),
     "paths.straight_line": (lambda x: paths.straight_line(0.3, x, 0 * x), (IMAGE,)),
+    "qmc.halton": (lambda k: qmc.halton(k, 3, 12, 5)(1), (KEY,)),
+    "qmc.latin_hypercube": (lambda k: qmc.latin_hypercube(k, 3, 12, 5)(1), (KEY,)),
+    "qmc.monte_carlo": (lambda k: qmc.monte_carlo(k, 3, 12, 5)(1), (KEY,)),
+    "qmc.points": (lambda k: qmc.points(qmc.sobol, k, 3, 12), (KEY,)),
+    "qmc.sobol": (lambda k: qmc.sobol(k, 3, 12, 4)(1), (KEY,)),
+    "qmc.sobol, owen": (lambda k: qmc.sobol(k, 3, 12, 4, scramble="owen")(1), (KEY,)),
     "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
     "sobol.indices": (sensitivity(samples=1024), (KEY, LABEL, make_params())),
     "sobol.indices, scrambles": (
@@ -510,6 +606,12 @@ FUNCTIONS = {
         lambda x: wavelets.spatial_maps(coefficients(x), conserve=True),
         (IMAGE,),
     ),
+    "sobol.wavelet_attribution": (
+        lambda k, x: sobol.wavelet_attribution(
+            lambda v: jnp.sum(jnp.sin(v) * v), levels=1, cells=(2,), samples=8
+        )(k, x, jnp.zeros_like(x)),
+        (KEY, X),
+    ),
 }
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
@@ -536,6 +638,7 @@ HOST = {
     "report.write": "reads stores, writes a page",
     "run.map": "runs on the host",
     "run.plan": "runs on the host",
+    "sobol.estimators.jansen_of_base": "a formula",
     "store.create": "disk",
     "store.exists": "disk",
     "store.fingerprint": "reads arrays on the host",
@@ -549,16 +652,26 @@ HOST = {
 }
 
 
+def of_module(area, module):
+    """The public names of a module and of those in it; of constants, the tests are elsewhere."""
+    assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
+    found = {}
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            found |= of_module(f"{area}.{name}", value)
+        elif callable(value):
+            found[f"{area}.{name}"] = value
+    return found
+
+
 def public():
     """Every public name, with its object: `area.name`, headline names by their area."""
     found = {}
     for area in jaxplain.__all__:
         module = getattr(jaxplain, area)
         if inspect.ismodule(module):
-            assert module.__all__ == sorted(set(module.__all__)), f"{area}.__all__ is not in order"
-            names = {f"{area}.{name}": getattr(module, name) for name in module.__all__}
-            # A module inside, such as `sobol.estimators`, is a list of values.
-            found |= {name: value for name, value in names.items() if not inspect.ismodule(value)}
+            found |= of_module(area, module)
         else:
             home = [n for n in found if found[n] is module]
             later = module.__module__.split(".")[1]
@@ -881,7 +994,7 @@ def test_a_sharded_batch_stays_sharded(name, axis_type):
         assert not re.search("all-(gather|to-all)|collective-permute", text)
         # A while_loop over a batch asks whether any example goes on: one bit, and no other.
         reduced = re.findall(r"= (\S+) all-reduce(?:-start)?\(", text)
-        assert set(reduced) <= (set() if "rev" in kernel.modes else {"pred[]"})
+        assert set(reduced) <= ({"pred[]"} if kernel.waits or "rev" not in kernel.modes else set())
         got = mapped(batch)
         for leaf in jax.tree.leaves(got):
             if leaf.sharding.is_fully_replicated:
@@ -950,13 +1063,15 @@ def test_results_are_trees_and_survive_orbax(name, tmp_path):
 def test_bad_input_is_named(name):
     kernel = KERNELS[name]
     if kernel.scalar:
-        with pytest.raises(ValueError, match=r"returned shape \(3,\).*lambda x: f\(x\)\[label\]"):
-            call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
-        with pytest.raises(TypeError, match="f must return one scalar array, but returned a tuple"):
+        if not kernel.vector:
+            with pytest.raises(ValueError, match=r"shape \(3,\).*lambda x: f\(x\)\[label\]"):
+                call(kernel, X, f=lambda x, label, p: jnp.tanh(x @ p["first"]) @ p["second"])
+        one = "one array" if kernel.vector else "one scalar array"
+        with pytest.raises(TypeError, match=f"f must return {one}.* returned a tuple"):
             call(kernel, X, f=lambda x, *args: (x[0], x[1]))
     with pytest.raises(TypeError, match="f must return a float"):
         call(kernel, X, f=lambda x, *args: jnp.argmax(x))
-    if kernel.scalar:
+    if kernel.scalar and not kernel.any_dtype:
         with pytest.raises(TypeError, match=r"dtype int32.*sites\.at\(f, \"embedding\"\)"):
             call(kernel, jnp.arange(6))
     with pytest.raises(TypeError, match=r"leaf at \[\d\] is a str \('mode'\).*functools.partial"):

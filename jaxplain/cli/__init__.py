@@ -1,4 +1,4 @@
-"""The command line: demo, attribute, report, info. Each command calls functions of the library.
+"""The command line: demo, attribute, sobol, report, info. Each calls functions of the library.
 
 Errors a user can mend are one line and a non-zero status, never a traceback.
 """
@@ -33,6 +33,27 @@ Options of the method are given by their names in its signature, with dashes for
 with the same options; finished batches are not computed again.
 """
 
+_SOBOL_EXAMPLES = """\
+examples:
+  jaxplain sobol                                     # the Ishigami function
+  jaxplain sobol --model my_model:f --inputs inputs.toml --samples 16384 --out result
+  jaxplain sobol --model my_model:f --inputs inputs.toml --tolerance 0.01 --errors scrambles
+
+The model is a function of a dict of inputs in JAX, f(x) -> a number or an array. Each table of the
+file of inputs is one of them; its elements are factors of their own:
+
+  # inputs.toml
+  [angle]
+  distribution = "uniform"
+  low = -3.14
+  high = 3.14
+
+  [weights]
+  distribution = "normal"
+  mean = [0.0, 0.0, 1.0]
+  standard_deviation = 0.5
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
@@ -47,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    if rest and options.command != "attribute":
+    if rest and options.command not in ("attribute", "sobol"):
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status = options.run(options, rest)
@@ -202,6 +223,37 @@ def _parser() -> argparse.ArgumentParser:
         help="print shapes, bytes, batches and the memory that is needed, and stop",
     )
 
+    sobol = command(
+        "sobol",
+        _run_sobol,
+        "estimate which inputs of a function its output depends on",
+        description=(
+            "Estimates first-order and total Sobol indices of a function of independent inputs,\n"
+            "with intervals, prints them, and saves a table and a chart."
+        ),
+        epilog=_SOBOL_EXAMPLES,
+        add_help=False,
+    )
+    sobol.add_argument("-h", "--help", action="store_true", help="print this and stop")
+    sobol.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="the function (default: the Ishigami function)",
+    )
+    sobol.add_argument("--inputs", type=pathlib.Path, metavar="FILE.toml", help="see below")
+    sobol.add_argument(
+        "--group-inputs",
+        action="store_true",
+        help="each input as a whole, in place of each of its elements",
+    )
+    sobol.add_argument("--seed", type=int, default=0, help="of the points (default: %(default)s)")
+    sobol.add_argument(
+        "--out", type=pathlib.Path, help="a folder for indices.csv and the chart indices.png"
+    )
+    sobol.add_argument(
+        "--overwrite", action="store_true", help="replace these files where they exist"
+    )
+
     report = command(
         "report", _run_report, "write one HTML page of a store, or of several that are compared"
     )
@@ -232,12 +284,8 @@ def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
 
     method = _names.method(options.method)
     if options.help:
-        options.parser.print_help()
+        _print_help(options, options.method, method)
         print(f"\nmethods: {', '.join(sorted(n for n in _names.methods() if '.' in n))}")
-        print(f"\noptions of {options.method}:")
-        for name in _names.options_of(method):
-            text = textwrap.wrap(_names.describe(method, name), 72)
-            print("\n      ".join([f"  --{name.replace('_', '-')}", *text]))
         return 0
     keywords = _names.parse_options(method, rest)
     missing = [n for n in ("model", "data", "out") if getattr(options, n) is None]
@@ -380,6 +428,27 @@ def _print_plan(plan: Any) -> None:
     print("for each example:")
     for name, leaf in plan.fields.items():
         print(f"  {name:<24} {leaf.dtype} {tuple(leaf.shape)}")
+
+
+def _run_sobol(options: argparse.Namespace, rest: list[str]) -> None:
+    from jaxplain import sobol
+    from jaxplain.cli import _sobol
+
+    if options.help:
+        _print_help(options, "sobol.indices", sobol.indices)
+    else:
+        _sobol.run(options, rest)
+
+
+def _print_help(options: argparse.Namespace, name: str, function: Any) -> None:
+    """The help of the command, and the options of a function from its docstring."""
+    from jaxplain.cli import _names
+
+    options.parser.print_help()
+    print(f"\noptions of {name}:")
+    for option in _names.options_of(function):
+        text = textwrap.wrap(_names.describe(function, option), 72)
+        print("\n      ".join([f"  --{option.replace('_', '-')}", *text]))
 
 
 def _run_report(options: argparse.Namespace, _: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import jaxplain
 
 # The rooms whose functions of f explain one example.
-_METHOD_ROOMS = ("gradients", "paths")
+_METHOD_ROOMS = ("gradients", "paths", "sobol")
 # Options that have a place of their own on the command line, or are read off the model.
 _TAKEN = frozenset({"chunk_size", "classes"})
 # Functions of f whose result is not one value for each element of the input.
@@ -37,11 +37,17 @@ def methods() -> dict[str, Callable[..., Any]]:
             if (
                 name not in _NO_METHODS
                 and inspect.isfunction(value)
-                and next(iter(inspect.signature(value).parameters)) == "f"
+                and _arguments(value) == ["f"]  # and not the inputs of a sensitivity analysis
             ):
                 found[f"{room}.{name}"] = value
                 found[name] = value
     return found
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """The names of those that are no options."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
 
 def method(name: str) -> Callable[..., Any]:
@@ -91,18 +97,46 @@ def parse_options(function: Callable[..., Any], words: Sequence[str]) -> dict[st
 
 
 def _value(text: str) -> Any:
-    """A Python literal, the dotted name of a function of the library, or the text itself."""
+    """A Python literal, a name of the library, a call of one with literals, or the text itself.
+
+    `0.5`, `paths.midpoint`, `sobol.estimators.jansen`, `masks.grid(4, 4)`.
+    """
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         pass
-    room, _, name = text.removeprefix("jaxplain.").rpartition(".")
-    if room in jaxplain.__all__:
-        module = getattr(jaxplain, room)
-        if name in getattr(module, "__all__", ()):
-            return getattr(module, name)
-        _unknown("function", text, [f"{room}.{n}" for n in getattr(module, "__all__", ())])
-    return text
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return text
+    if not isinstance(node, ast.Call):
+        found, value = _public(text)
+        return value if found else text
+    found, function = _public(ast.unparse(node.func))
+    if not found:
+        return text
+    try:
+        given = [ast.literal_eval(value) for value in node.args]
+        named = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+    except ValueError:
+        raise ValueError(
+            f"{text}: the arguments must be Python literals, as in `masks.grid(4, 4)`."
+        ) from None
+    return function(*given, **named)
+
+
+def _public(text: str) -> tuple[bool, Any]:
+    """Whether the text is `room.name` of the library, or `room.module.name`, and what it names."""
+    room, *names = text.removeprefix("jaxplain.").split(".")
+    if not names or room not in jaxplain.__all__:
+        return False, None
+    value = getattr(jaxplain, room)
+    for name in names:
+        known = getattr(value, "__all__", ())
+        if name not in known:
+            _unknown("function", text, [f"{room}.{n}" for n in known])
+        value, room = getattr(value, name), f"{room}.{name}"
+    return True, value
 
 
 def load(name: str, what: str) -> Any:

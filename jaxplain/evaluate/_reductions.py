@@ -73,17 +73,21 @@ def weighted_sum(weights: Any) -> Reduction:
             w = w.reshape(w.shape + (1,) * (v.ndim - 1))
             return jnp.sum(jnp.multiply(w, v.astype(s.dtype)), axis=0)
 
-        terms = jax.tree.map(term, values, sums)
-        terms = trees.subtract(terms, lost)
-        new = jax.tree.map(jnp.add, sums, terms)
-
-        # What the addition has rounded off; an infinite sum has lost nothing.
-        def rounded_off(n: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
-            return jnp.where(jnp.isfinite(n), (n - s) - t, 0)
-
-        return new, jax.tree.map(rounded_off, new, sums, terms)
+        return compensated(sums, lost, jax.tree.map(term, values, sums))
 
     return Reduction(init, update, lambda state: state[0], np.shape(weights)[0])
+
+
+def compensated(sums: Any, lost: Any, terms: Any) -> tuple[Any, Any]:
+    """Kahan's sum: the sums with the terms added, and what this has rounded off."""
+    terms = trees.subtract(terms, lost)
+    new = jax.tree.map(jnp.add, sums, terms)
+
+    # An infinite sum has lost nothing.
+    def rounded_off(n: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isfinite(n), (n - s) - t, 0)
+
+    return new, jax.tree.map(rounded_off, new, sums, terms)
 
 
 def stack(count: int) -> Reduction:

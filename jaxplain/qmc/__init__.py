@@ -10,7 +10,7 @@ function of this form is one. `points` gives a whole design as an array.
 from jaxplain.qmc._halton import halton
 from jaxplain.qmc._latin_hypercube import latin_hypercube
 from jaxplain.qmc._monte_carlo import monte_carlo
-from jaxplain.qmc._sampler import Sampler, points
+from jaxplain.qmc._sampler import points
 from jaxplain.qmc._sobol import sobol
 
-__all__ = ["Sampler", "halton", "latin_hypercube", "monte_carlo", "points", "sobol"]
+__all__ = ["halton", "latin_hypercube", "monte_carlo", "points", "sobol"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxplain.qmc._permutation import permutation, permute
-from jaxplain.qmc._sampler import Block, checked, fraction, indices
+from jaxplain.qmc._sampler import Block, checked, fraction, indices, random_bits
 
 
 def latin_hypercube(key: Any, dimensions: int, samples: int, block_size: int) -> Block:
@@ -30,7 +31,8 @@ def latin_hypercube(key: Any, dimensions: int, samples: int, block_size: int) ->
 
     Returns:
         `block(number) -> (block_size, dimensions)`, float32 (float64 under `jax.enable_x64`),
-        within (0, 1). Points beyond `samples`, in the last block, repeat others.
+        within (0, 1). Points beyond `samples`, in the last block, repeat others. In float32 there
+        are no numbers between those of 2^22 intervals: beyond, points are their middles, rounded.
 
     Raises:
         TypeError: the key is not typed, or a number is not an integer.
@@ -44,23 +46,24 @@ def latin_hypercube(key: Any, dimensions: int, samples: int, block_size: int) ->
 
     References:
         McKay, Beckman and Conover, Technometrics 1979. Deviation: the permutations are those of
-        keyed rounds of multiplication and XOR, not all samples! of them.
+        twelve rounds of swaps with random numbers (Hoang, Morris and Rogaway 2012), not all
+        samples! of them.
     """
-    dimensions, samples, block_size = checked(key, dimensions, samples, block_size)
+    key, dimensions, samples, block_size = checked(key, dimensions, samples, block_size)
     if samples > 2**31:
         raise ValueError(f"a latin_hypercube has at most 2^31 points, but samples is {samples:,}.")
     for_permutation, for_places = jax.random.split(key)
-    shuffle = permutation(for_permutation, (dimensions,))
+    shuffle = permutation(for_permutation, np.full(dimensions, samples))
+    dtype = jnp.result_type(float)
+    # As far from the ends of its interval as rounding may move a point: it stays within.
+    gap = min(samples * float(jnp.finfo(dtype).eps), 0.5)
 
     def block(number: jax.Array) -> jax.Array:
         index = indices(number, block_size) % jnp.uint32(samples)
-        place = permute(
-            shuffle, jnp.broadcast_to(index[:, None], (block_size, dimensions)), samples
-        )
-        keys = jax.vmap(lambda index: jax.random.fold_in(for_places, index))(index)
-        draw = lambda key: jax.random.bits(key, (dimensions,), jnp.uint32)
-        inside = fraction(jax.vmap(draw)(keys))
-        x = (place.astype(inside.dtype) + inside) / samples
-        return jnp.minimum(x, 1 - jnp.finfo(x.dtype).epsneg)
+        column = lambda shuffle: permute(shuffle, index, jnp.uint32(samples))
+        place = jax.vmap(column, out_axes=1)(shuffle).astype(dtype)
+        inside = fraction(random_bits(for_places, index, dimensions))
+        x = (place + (gap + (1 - 2 * gap) * inside)) / float(samples)
+        return jnp.minimum(x, 1 - jnp.finfo(dtype).epsneg)
 
     return block

@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxplain.qmc._sampler import Block, checked, fraction, indices
+from jaxplain.qmc._sampler import Block, checked, fraction, indices, random_bits
 
 
 def monte_carlo(key: Any, dimensions: int, samples: int, block_size: int) -> Block:
@@ -17,7 +16,7 @@ def monte_carlo(key: Any, dimensions: int, samples: int, block_size: int) -> Blo
     Args:
         key: a typed key.
         dimensions: at least 1.
-        samples: the number of points that will be used; any.
+        samples: the number of points that will be used, up to 2^32.
         block_size: points for each block.
 
     Returns:
@@ -26,7 +25,7 @@ def monte_carlo(key: Any, dimensions: int, samples: int, block_size: int) -> Blo
 
     Raises:
         TypeError: the key is not typed, or a number is not an integer.
-        ValueError: a number is below 1.
+        ValueError: a number is below 1, or samples above 2^32.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -37,11 +36,9 @@ def monte_carlo(key: Any, dimensions: int, samples: int, block_size: int) -> Blo
     References:
         Owen 2013, "Monte Carlo theory, methods and examples", chapter 2.
     """
-    dimensions, samples, block_size = checked(key, dimensions, samples, block_size)
+    key, dimensions, samples, block_size = checked(key, dimensions, samples, block_size)
 
     def block(number: jax.Array) -> jax.Array:
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices(number, block_size))
-        draw = lambda key: jax.random.bits(key, (dimensions,), jnp.uint32)
-        return fraction(jax.vmap(draw)(keys))
+        return fraction(random_bits(key, indices(number, block_size), dimensions))
 
     return block

@@ -277,8 +277,7 @@ def _baseline(request: Request) -> Any:
 
 def _about(request: Request) -> dict[str, Any]:
     method = f"{request.method.__module__.rpartition('._')[0]}.{request.method.__name__}"
-    name = lambda value: f"{value.__module__}.{value.__name__}" if callable(value) else value
-    options = {key: name(value) for key, value in _options(request).items()}
+    options = {key: _described(value) for key, value in _options(request).items()}
     describe = lambda value: f"an array {value.shape}" if isinstance(value, np.ndarray) else value
     return {
         "method": method,
@@ -291,6 +290,17 @@ def _about(request: Request) -> dict[str, Any]:
         "scale": request.scale,
         **(request.about or {}),
     }
+
+
+def _described(value: Any) -> Any:
+    """An option as it can stand in a manifest: what is no text or number, by its name or type."""
+    if callable(value):
+        return f"{value.__module__}.{value.__name__}"
+    if isinstance(value, str | int | float | list | dict | None):
+        return value
+    if type(value) is tuple:
+        return list(value)
+    return f"{type(value).__module__}.{type(value).__name__}"
 
 
 def _measure(

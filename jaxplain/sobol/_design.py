@@ -42,6 +42,10 @@ class Design(NamedTuple):
         """How many uniform numbers a row takes."""
         return self.factors.dimensions * (3 if "ac" in self.layout.needs else 2)
 
+    def outputs(self, f: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
+        """The outputs of a block of rows, (evaluations, outputs, rows), as `Layout` says."""
+        return outputs(self, f, u)
+
 
 def design(
     factors: Factors,
@@ -56,14 +60,21 @@ def design(
     if pairs:
         needs |= {"b", "ab", "ba"}
     layout = Layout(frozenset(needs), factors.group_count)
+    rows, columns = block(factors, samples, chunk_size, layout.evaluations * outputs)
+    return Design(factors, layout, rows, columns)
+
+
+def block(
+    factors: Factors, samples: int, chunk_size: int | None, numbers: int = 1
+) -> tuple[int, int]:
+    """The rows of a block, and the groups evaluated at once, for so many outputs of a row."""
     if chunk_size is None:
-        numbers = max(factors.dimensions, layout.evaluations * outputs)
+        numbers = max(factors.dimensions, numbers)
         chunk_size = max(1, min(EVALUATIONS_IN_FLIGHT, NUMBERS_IN_FLIGHT // numbers))
     # One group at a time as long as there are rows enough: XLA on CPU runs the function of a cheap
     # model ten times faster where the swapped points have no axis over groups.
     rows = 1 << (max(1, min(samples, chunk_size)).bit_length() - 1)
-    columns = max(1, min(factors.group_count, chunk_size // rows))
-    return Design(factors, layout, rows, columns)
+    return rows, max(1, min(factors.group_count, chunk_size // rows))
 
 
 def bases(plan: Design, u: jax.Array) -> list[jax.Array]:
@@ -76,6 +87,24 @@ def swapped(plan: Design, base: jax.Array, other: jax.Array, group: jax.Array) -
     """`base` with the factors of a group from `other`."""
     own = jnp.asarray(plan.factors.groups, jnp.int32)[None, :] == group
     return jnp.where(own, other, base)
+
+
+def all_points(plan: Design, u: jax.Array) -> jax.Array:
+    """All points of a block of rows, (evaluations, rows, d), in the order of their outputs."""
+    points = bases(plan, u)
+    a, b = points[:2]
+    needs = plan.layout.needs
+
+    def over_groups(base: jax.Array, other: jax.Array) -> jax.Array:
+        groups = jnp.arange(plan.layout.groups, dtype=jnp.int32)
+        return jax.vmap(lambda group: swapped(plan, base, other, group))(groups)
+
+    parts = [a[None]]
+    parts += [b[None]] if "b" in needs else []
+    parts += [over_groups(a, b)] if "ab" in needs else []
+    parts += [over_groups(b, a)] if "ba" in needs else []
+    parts += [over_groups(a, points[2])] if "ac" in needs else []
+    return jnp.concatenate(parts)
 
 
 def outputs(plan: Design, f: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:

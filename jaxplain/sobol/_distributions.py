@@ -25,11 +25,18 @@ class Distribution:
         shape: the shape of the array, () for one factor.
         dtype: its dtype.
         inverse_cdf: from an array of this shape, uniform in (0, 1), to the values.
+        family: "uniform", "normal" or "other".
+        location: of these two families x = location + scale z, with z uniform in (0, 1) or standard
+            normal: an array of this shape; else None.
+        scale: see above.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     inverse_cdf: Callable[[jax.Array], jax.Array]
+    family: str = "other"
+    location: Any = dataclasses.field(default=None, compare=False, repr=False)
+    scale: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
 def uniform(low: Any, high: Any) -> Distribution:
@@ -58,7 +65,8 @@ def uniform(low: Any, high: Any) -> Distribution:
     """
     low, high = _parameters(low=low, high=high)
     _known(low < high, f"low must be below high, but low is {low} and high is {high}.")
-    return _wide(lambda u, low, high: low + (high - low) * u, low, high)
+    quantile = _wide(lambda u, low, high: low + (high - low) * u, low, high)
+    return Distribution(low.shape, low.dtype, quantile, "uniform", low, high - low)
 
 
 def normal(mean: Any, standard_deviation: Any) -> Distribution:
@@ -88,7 +96,8 @@ def normal(mean: Any, standard_deviation: Any) -> Distribution:
     """
     mean, deviation = _parameters(mean=mean, standard_deviation=standard_deviation)
     _known(deviation > 0, f"standard_deviation must be above 0, but is {deviation}.")
-    return _wide(lambda u, mean, deviation: mean + deviation * ndtri(u), mean, deviation)
+    quantile = _wide(lambda u, mean, deviation: mean + deviation * ndtri(u), mean, deviation)
+    return Distribution(mean.shape, mean.dtype, quantile, "normal", mean, deviation)
 
 
 def inverse_cdf(function: Callable[[jax.Array], Any], shape: tuple[int, ...] = ()) -> Distribution:
@@ -153,15 +162,15 @@ def _parameters(**numbers: Any) -> list[Any]:
     return [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
 
 
-def _wide(function: Callable[..., jax.Array], *parameters: jax.Array) -> Distribution:
-    """Of the parameters' dtype, computed in that of u: rounded to fewer bits, u may become 1."""
-    shape, dtype = parameters[0].shape, parameters[0].dtype
+def _wide(function: Callable[..., jax.Array], *parameters: jax.Array) -> Any:
+    """In the parameters' dtype, computed in that of u: rounded to fewer bits, u may become 1."""
+    dtype = parameters[0].dtype
 
     def inverse_cdf(u: jax.Array) -> jax.Array:
         wide = trees.widest(u.dtype, dtype)
         return function(u.astype(wide), *(p.astype(wide) for p in parameters)).astype(dtype)
 
-    return Distribution(shape, dtype, inverse_cdf)
+    return inverse_cdf
 
 
 def _known(holds: jax.Array, message: str) -> None:

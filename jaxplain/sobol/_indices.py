@@ -18,8 +18,9 @@ import numpy as np
 
 from jaxplain import checks, estimates, qmc, trees
 from jaxplain.evaluate import Reduction, evaluate
+from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _statistics
-from jaxplain.sobol._factors import factors
+from jaxplain.sobol._factors import Factors, factors
 from jaxplain.sobol._statistics import PAIRS, Estimates, State
 from jaxplain.sobol.estimators import Estimator, Formula, jansen, saltelli2010
 
@@ -51,6 +52,7 @@ class Indices(NamedTuple):
         not_finite: how many outputs were NaN or infinite, int32; their rows are left out.
         is_constant: shape of the outputs: whether f does not vary; its indices are then 0.
         is_converged: whether the tolerance was met; true where none was asked for.
+        variance_error: shape of the outputs: the standard error of V.
     """
 
     first_order: Any
@@ -68,6 +70,7 @@ class Indices(NamedTuple):
     not_finite: jax.Array
     is_constant: jax.Array
     is_converged: jax.Array
+    variance_error: Any = None
 
 
 def indices(
@@ -77,7 +80,7 @@ def indices(
     samples: int | None = None,
     tolerance: float | jax.Array | None = None,
     max_samples: int | None = None,
-    sampler: qmc.Sampler = qmc.sobol,
+    sampler: Sampler = qmc.sobol,
     first_order: Estimator = saltelli2010,
     total_order: Estimator = jansen,
     second_order: bool = False,
@@ -160,24 +163,34 @@ def indices(
     first = most if tolerance is None else FEW * options.scrambles
     if chunk_size is not None:
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
+    plan_for = lambda outputs: _design.design(
+        layout, options.formulas, second_order, first // options.scrambles, chunk_size, outputs
+    )
+    return kernel(f, layout, plan_for, options, most, tolerance, nan, result)
+
+
+def kernel(
+    f: Callable[..., Any],
+    layout: Factors,
+    plan_for: Callable[[int], Any],
+    options: "Options",
+    most: int,
+    tolerance: Any,
+    nan: str,
+    result: Callable[..., Any],
+) -> Callable[..., Any]:
+    """`key, *args` to what `result` makes of the estimates; `plan_for` is told how many outputs."""
 
     @jax.jit
-    def compute(key: jax.Array, *args: Any) -> Indices:
+    def compute(key: jax.Array, *args: Any) -> Any:
         flat = _design.flat(f, layout)
         shape = _design.output_shape(f, layout, *args)
-        plan = _design.design(
-            layout,
-            options.formulas,
-            second_order,
-            first // options.scrambles,
-            chunk_size,
-            math.prod(shape),
-        )
+        plan = plan_for(math.prod(shape))
         program = _Program(plan, options, lambda x: flat(x, *args), most // options.scrambles)
         found, state, is_converged = program.run(key, tolerance)
         return result(found, state, plan, options, shape, is_converged)
 
-    def analyse(key: Any, *args: Any) -> Indices:
+    def analyse(key: Any, *args: Any) -> Any:
         checks.key(key)
         checks.arrays(args, "each argument after the key")
         found = compute(key, *args)
@@ -194,7 +207,7 @@ class Options(NamedTuple):
     names: tuple[str, ...]
     formulas: tuple[Formula, ...]
     second_order: bool
-    sampler: qmc.Sampler
+    sampler: Sampler
     errors: str
     replicates: int
     level: float
@@ -204,26 +217,24 @@ class Options(NamedTuple):
         """How many independent designs there are."""
         return self.replicates if self.errors == "scrambles" else 1
 
-    def reduction(self, plan: _design.Design, key: jax.Array) -> Reduction:
-        """Of the rows of one design; the key is that of the bootstrap."""
-        bootstrap = (key, self.replicates, plan.rows) if self.errors == "bootstrap" else None
+    def reduction(self, layout: _statistics.Layout, rows: int, key: jax.Array) -> Reduction:
+        """Of one design in blocks of so many rows; the key is that of the bootstrap."""
+        bootstrap = (key, self.replicates, rows) if self.errors == "bootstrap" else None
         formulas = dict(zip(self.names, self.formulas, strict=True))
-        return _statistics.reduction(
-            plan.layout, formulas, pairs=self.second_order, bootstrap=bootstrap
-        )
+        return _statistics.reduction(layout, formulas, pairs=self.second_order, bootstrap=bootstrap)
 
 
 class _Program(NamedTuple):
     """The evaluation of a design: of all rows, or of as many as a tolerance asks for."""
 
-    plan: _design.Design
+    plan: Any  # `_design.Design`, or another with factors, layout, rows, dimensions and outputs
     options: Options
     f: Callable[[jax.Array], jax.Array]
     rows: int  # of each scramble, the most
 
     def run(self, key: jax.Array, tolerance: Any) -> tuple[Estimates, State, Any]:
         for_points, for_bootstrap = jax.random.split(key)
-        reduction = self.options.reduction(self.plan, for_bootstrap)
+        reduction = self.options.reduction(self.plan.layout, self.plan.rows, for_bootstrap)
         one = functools.partial(self.all_rows, reduction)
         if tolerance is not None:
             return self.to_tolerance(reduction, for_points, tolerance)
@@ -236,7 +247,7 @@ class _Program(NamedTuple):
         """The outputs of each block of one design."""
         sampler, plan = self.options.sampler, self.plan
         block = sampler(key, plan.dimensions, self.rows, plan.rows)
-        return lambda number: _design.outputs(plan, self.f, block(number))
+        return lambda number: plan.outputs(self.f, block(number))
 
     def all_rows(self, reduction: Reduction, key: jax.Array) -> tuple[Estimates, State]:
         blocks = self.blocks(key)
@@ -244,7 +255,7 @@ class _Program(NamedTuple):
         state = evaluate(blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1)
         if rest:
             block = self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
-            last = _design.outputs(self.plan, self.f, block(jnp.int32(full))[:rest])
+            last = self.plan.outputs(self.f, block(jnp.int32(full))[:rest])
             state = reduction.update(state, jnp.full((1,), full, jnp.int32), last[None])
         return reduction.finish(state), state
 
@@ -258,9 +269,7 @@ class _Program(NamedTuple):
 
         def adding(key: jax.Array) -> Callable[[jax.Array, State], State]:
             blocks = self.blocks(key)
-            return lambda number, state: reduction.update(
-                state, number[None], blocks(number)[None]
-            )
+            return lambda number, state: reduction.update(state, number[None], blocks(number)[None])
 
         def begin(key: jax.Array) -> State:
             state = reduction.init(jax.eval_shape(lambda: self.blocks(key)(jnp.int32(0))))
@@ -311,6 +320,7 @@ def combined(found: Estimates, states: State) -> tuple[Estimates, State]:
         jnp.mean(found.variance, axis=0),
         jnp.all(found.is_constant, axis=0),
         jnp.sum(found.rows, dtype=jnp.int32),
+        error(found.variance),
     )
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), states)
     return joined, total
@@ -368,10 +378,11 @@ def result(
         state.not_finite,
         found.is_constant.reshape(shape),
         jnp.asarray(is_converged),
+        found.variance_error.reshape(shape),
     )
 
 
-def raise_if_not_finite(found: Indices) -> None:
+def raise_if_not_finite(found: Any) -> None:
     """Raises where outputs are not finite and known to be."""
     if isinstance(found.not_finite, jax.core.Tracer):
         return
@@ -403,6 +414,11 @@ def _options(
         formula = getattr(estimator, name)
         if formula is None:
             raise ValueError(f"this estimator has no form of {name} indices: take another.")
+        if "step" in formula.needs:
+            raise ValueError(
+                f"{name}: this estimator is for masks, whose factors are uniform on [0, 1] "
+                "(`jaxplain.sobol.attribution`): take another."
+            )
         formulas.append(formula)
     if not isinstance(second_order, bool):
         raise TypeError(f"second_order must be True or False, but is {second_order!r}.")

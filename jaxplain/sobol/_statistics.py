@@ -9,8 +9,9 @@ one z for each pair of groups, whose sums are matrix products over the rows:
 
     S_ij = E h_ij / V,    h_ij = ba_i ab_j - b ab_i - b ab_j + a b,    the mean of h_ij and h_ji
 
-with all outputs less their mean m, which is known at the end only: to h_ij of outputs that are
-shifted otherwise it adds m g_i, g_i = b + ab_i - ba_i - a.
+with each row around its own mean over a, b, ab and ba. That mean is the same with A and B the
+other way round, so that nothing is lost on average; h does then not depend on where the outputs
+lie, and its standard deviation is smaller, to a half where there is little interaction.
 
 A row with an output that is not finite is left out whole, and counted.
 """
@@ -32,7 +33,8 @@ class Layout(NamedTuple):
     """How the outputs of a row lie along the first axis of a block (evaluations, outputs, rows).
 
     Attributes:
-        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order.
+        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order; and whether
+            there is a "step", which is not an evaluation.
         groups: G, how many evaluations "ab", "ba" and "ac" each are.
     """
 
@@ -45,15 +47,20 @@ class Layout(NamedTuple):
         many = len(self.needs & {"ab", "ba", "ac"})
         return 1 + ("b" in self.needs) + many * self.groups
 
-    def rows(self, y: jax.Array) -> Rows:
-        """The outputs by name, and the moments of each row."""
+    def rows(self, y: jax.Array, step: Any = None) -> Rows:
+        """The outputs by name, the moments of each row, and the step of each group."""
         parts: dict[str, Any] = {"a": y[:1]}
         start = 1
         for name, size in (("b", 1), ("ab", self.groups), ("ba", self.groups), ("ac", self.groups)):
             parts[name] = y[start : start + size] if name in self.needs else None
             start += size if name in self.needs else 0
         mean = jnp.mean(y, axis=0, keepdims=True)
-        return Rows(**parts, mean=mean, square=jnp.mean(y**2, axis=0, keepdims=True))
+        square = jnp.mean(y**2, axis=0, keepdims=True)
+        return Rows(**parts, mean=mean, square=square, step=step)
+
+    def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+        """The block less about its mean, in units of about its range; both are (outputs,)."""
+        return (y - shift[None, :, None]) * (1 / scale)[None, :, None]
 
 
 class State(NamedTuple):
@@ -87,6 +94,7 @@ class Estimates(NamedTuple):
         variance: their variance.
         is_constant: whether the variance is 0 up to rounding.
         rows: the rows that went into them.
+        variance_error: the standard error of the variance.
     """
 
     values: dict[str, jax.Array]
@@ -96,6 +104,7 @@ class Estimates(NamedTuple):
     variance: jax.Array
     is_constant: jax.Array
     rows: jax.Array
+    variance_error: Any = None
 
 
 def reduction(
@@ -103,12 +112,15 @@ def reduction(
 ) -> Reduction:
     """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
 
+    Where a formula needs the step, a block is a pair: the outputs, and (G, 1, rows) of steps.
     `bootstrap` is None or `(key, replicates, rows of a block)`.
     """
 
-    def statistics(y: jax.Array, kept: jax.Array) -> tuple[jax.Array, dict[str, list[int]]]:
+    def statistics(
+        y: jax.Array, step: Any, kept: jax.Array
+    ) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
-        rows = layout.rows(y)
+        rows = layout.rows(y, step)
         columns = [rows.mean, rows.square]
         places: dict[str, list[int]] = {}
         for name, formula in formulas.items():
@@ -119,16 +131,19 @@ def reduction(
                 columns += [] if known else [z]
         shape = (layout.groups, *y.shape[1:])
         columns = [kept.astype(y.dtype)[None, None], *columns]  # 0 for a row that is left out
-        return jnp.stack([jnp.broadcast_to(z, shape) for z in columns], axis=2), places
+        zero = 0 * y[:1]  # which is sharded as the outputs are, where steps are not
+        return jnp.stack([jnp.broadcast_to(z + zero, shape) for z in columns], axis=2), places
 
     def places_of(dtype: Any) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
-        jax.eval_shape(lambda y: found.update(statistics(y, y[0, 0])[1]), example)
+        step = jax.ShapeDtypeStruct((layout.groups, 1, 1), dtype)
+        looked_at = lambda y, step: found.update(statistics(y, step, y[0, 0])[1])
+        jax.eval_shape(looked_at, example, step)
         return found
 
-    def sums_of(y: jax.Array, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
-        z, _ = statistics(y, kept)
+    def sums_of(y: jax.Array, step: Any, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y, step, kept)
         found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
         if bootstrap is not None:
             weights = _weights(bootstrap, number, y)
@@ -137,19 +152,23 @@ def reduction(
             found["pairs"] = _pair_sums(layout.rows(y))
         return found
 
-    def init(value: jax.Array) -> State:
-        zeros = jnp.zeros(value.shape[1:2], value.dtype)
-        sums = jax.eval_shape(lambda y: sums_of(y, jnp.int32(0), y[0, 0]), value)
+    def init(value: Any) -> State:
+        y, step = _outputs_and_step(value)
+        zeros = jnp.zeros(y.shape[1:2], y.dtype)
+        sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0), y[0, 0]), y, step)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
-        none = jnp.zeros((), jnp.int32)
+        # A sum, since a constant scalar knows of no mesh, and a batch that is sharded needs one.
+        none = jnp.sum(jnp.zeros(y.shape[1:2], jnp.int32), dtype=jnp.int32)
         return State(none, none, none, zeros, jnp.ones_like(zeros), (empty, empty))
 
-    def update(state: State, index: jax.Array, values: jax.Array) -> State:
+    def update(state: State, index: jax.Array, values: Any) -> State:
         for position in range(len(index)):  # blocks come one by one
-            state = _add(state, index[position], values[position])
+            block = jax.tree.map(lambda leaf, at=position: leaf[at], values)
+            state = _add(state, index[position], block)
         return state
 
-    def _add(state: State, number: jax.Array, y: jax.Array) -> State:
+    def _add(state: State, number: jax.Array, block: Any) -> State:
+        y, step = _outputs_and_step(block)
         bad = jnp.sum(~jnp.isfinite(y), axis=(0, 1), dtype=jnp.int32)
         kept = bad == 0
         rows = jnp.sum(kept, dtype=jnp.int32)
@@ -162,9 +181,10 @@ def reduction(
         spread = jnp.where(spread > 0, spread, jnp.abs(own))  # of one row there is none
         spread = jnp.where(spread >= jnp.finfo(y.dtype).tiny, spread, 1)
         scale = jnp.where(is_first, spread, state.scale)
-        y = (y - shift[None, :, None]) * (1 / scale)[None, :, None]
-        # Rows that are left out: all statistics are products of outputs, and so 0 with them.
-        terms = sums_of(jnp.where(kept[None, None], y, 0), number, kept)
+        y = layout.scaled(y, shift, scale)
+        # Rows that are left out: all statistics are products of outputs and steps, and 0 with them.
+        step = None if step is None else jnp.where(kept[None, None], step, 0)
+        terms = sums_of(jnp.where(kept[None, None], y, 0), step, number, kept)
 
         sums, lost = state.sums
         terms = jax.tree.map(jnp.subtract, terms, lost)
@@ -184,9 +204,11 @@ def reduction(
         n = state.rows.astype(dtype)
         sums, _ = state.sums
         means = jnp.moveaxis(sums["all"], (2, 3), (0, 1)) / n  # (k, k, G, outputs)
-        mean, square = means[0, 1, 0], means[0, 2, 0]
-        deviation = state.scale * _root(variance_of(mean, square))
-        variance = deviation**2
+        mean = means[0, 1, 0]
+        of_row = means[1:3, 1:3, :1]
+        variance, variance_error = _delta(variance_of, means[0, 1:3, :1], of_row, n)
+        deviation = state.scale * _root(variance[0])
+        variance, variance_error = deviation**2, variance_error[0] * state.scale**2
         mean = state.shift + state.scale * mean
         # Outputs that differ by their rounding only are one output.
         is_constant = deviation <= 4 * jnp.finfo(dtype).eps * jnp.abs(mean)
@@ -211,9 +233,15 @@ def reduction(
             for kind, array in ((values, value), (errors, error)):
                 kind[PAIRS] = jnp.moveaxis(jnp.where(shown, symmetric(array), 0), -1, 0)
         many = replicates if bootstrap is not None else None
-        return Estimates(values, errors, many, mean, variance, is_constant, state.rows)
+        return Estimates(
+            values, errors, many, mean, variance, is_constant, state.rows, variance_error
+        )
 
     return Reduction(init, update, finish)
+
+
+def _outputs_and_step(block: Any) -> tuple[Any, Any]:
+    return block if isinstance(block, tuple) else (block, None)
 
 
 def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:
@@ -245,15 +273,14 @@ def _root(variance: jax.Array) -> jax.Array:
 
 
 def _pair_sums(rows: Rows) -> list[jax.Array]:
-    """Of h, m, s, h^2, h m, h s, m^2, m s, s^2, and of g, h g, g^2, g m, g s.
-
-    Those with h are (G, G, outputs), those with g and without h (G, 1, outputs).
-    """
-    a, b, ab, ba, _, m, s = rows
+    """Of h, m, s, h^2, h m, h s, m^2, m s, s^2; those with h are (G, G, outputs)."""
+    m, s = rows.mean, rows.square
+    all_four = jnp.concatenate([rows.a, rows.b, rows.ab, rows.ba])
+    middle = jnp.mean(all_four, axis=0, keepdims=True)
+    a, b, ab, ba = (y - middle for y in (rows.a, rows.b, rows.ab, rows.ba))
     u, w = b * ab, a * b
     product = lambda x, y: jnp.einsum("iqr,jqr->ijq", x, y, precision=HIGHEST)
     total = lambda z: jnp.sum(z, axis=-1)[None]
-    total_of_first = lambda z: jnp.sum(z, axis=-1)[:, None]
 
     def of(weight: jax.Array) -> jax.Array:
         """The sum of h times a weight of the row."""
@@ -269,18 +296,13 @@ def _pair_sums(rows: Rows) -> list[jax.Array]:
         + alone
         + total(w**2)
     )
-    g = b + ab - ba - a
-    with_g = product(g * ba, ab) - product(g, u) + total_of_first(g * (w - u))
     rest = [total(z) for z in (m * m, m * s, s * s)]
-    of_g = [total_of_first(z) for z in (g, g * g, g * m, g * s)]
-    h_alone = [of(jnp.ones_like(m)), total(m), total(s), squared, of(m), of(s)]
-    return [*h_alone, *rest, with_g, *of_g]
+    return [of(jnp.ones_like(m)), total(m), total(s), squared, of(m), of(s), *rest]
 
 
 def _pair_delta(means: list[jax.Array], n: jax.Array) -> tuple[jax.Array, jax.Array]:
     """S_ij and its standard error: of h / V, in its few terms."""
-    h, m, s, hh, hm, hs, mm, ms, ss, hg, g, gg, gm, gs = means
-    h, hh, hm, hs = h + m * g, hh + 2 * m * hg + m**2 * gg, hm + m * gm, hs + m * gs
+    h, m, s, hh, hm, hs, mm, ms, ss = means
     variance = variance_of(m, s)
     value = ratio(h, variance)
     # The influence of a row is (h - value (s - 2 m' m)) / V around its mean, m' the mean.

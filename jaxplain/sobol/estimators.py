@@ -17,6 +17,18 @@ their digits, and some of the estimators have variances that grow with the mean.
     homma         first: (E b ab - E a E b) / V                    total: 1 - (E a ab - (E a)^2) / V
                   with a, b, ab less E m
 
+For masks (`jaxplain.sobol.attribution`), whose factors are uniform on [0, 1] and are known with
+their step dx, from A to B, in each row:
+
+    jansen_ratio        total: E (a - ab)^2 / E dx^2 / 12 V
+    jansen_regression   total: (E (a - ab)^2 - beta (E dx^2 - 1/6)) / 2V,   1/6 = E dx^2 exactly,
+                        beta = cov((a - ab)^2, dx^2) / var(dx^2)
+    jansen_of_base(N)   total: E (a - ab)^2 / 2 var(a),   var(a) with N - 1 for N rows
+                        first: as saltelli2010, all three
+
+The ratio form is the better the more f is monotone in the mask; the regression is a control
+variate, and safe for any f.
+
 References:
     Jansen 1999; Saltelli et al. 2010 (Comput. Phys. Commun. 181, table 2, row b); Janon, Klein,
     Lagnoux, Nodet and Prieur 2014; Martinez 2011; Azzini, Mara and Rosati 2021; Owen 2013
@@ -30,6 +42,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxplain import checks
 
 __all__ = [
     "Estimator",
@@ -56,6 +70,7 @@ class Rows(NamedTuple):
         ac: shape (G, outputs, rows), on A with group i from C.
         mean: shape (1, outputs, rows), the mean of all evaluations of the row.
         square: shape (1, outputs, rows), the mean of their squares.
+        step: shape (G, 1, rows), B less A, of the factor that is group i.
     """
 
     a: jax.Array
@@ -65,13 +80,15 @@ class Rows(NamedTuple):
     ac: Any
     mean: jax.Array
     square: jax.Array
+    step: Any
 
 
 class Formula(NamedTuple):
     """An index as a function of means over the rows.
 
     Attributes:
-        needs: which of "b", "ab", "ba", "ac" it reads, beside a.
+        needs: which of "b", "ab", "ba", "ac" it reads, beside a; and "step", which there is for
+            masks only.
         statistics: from `Rows` to a tuple of arrays that broadcast to (G, outputs, rows).
         estimate: from the means of the statistics over the rows, to the index. Differentiable: its
             standard error is that of the delta method.
@@ -230,3 +247,64 @@ homma = Estimator(
         ),
     ),
 )
+
+
+def _squares_with_steps(r: Rows) -> tuple[jax.Array, ...]:
+    square, step = _half_square(r.a, r.ab), r.step**2
+    return square, step, step**2, square * step, r.mean, r.square
+
+
+def _regressed(*means: jax.Array) -> jax.Array:
+    square, step, fourth, product, m, s = means
+    beta = ratio(product - square * step, fourth - step**2)
+    return ratio(square - beta * (step - 1 / 6), variance_of(m, s))
+
+
+jansen_ratio = Estimator(
+    first_order=saltelli2010.first_order,
+    total_order=Formula(
+        ("ab", "step"),
+        lambda r: (_half_square(r.a, r.ab), r.step**2, r.mean, r.square),
+        lambda n, step, m, s: ratio(n, 6 * step * variance_of(m, s)),
+    ),
+)
+
+jansen_regression = Estimator(
+    first_order=saltelli2010.first_order,
+    total_order=Formula(("ab", "step"), _squares_with_steps, _regressed),
+)
+
+
+def jansen_of_base(samples: int) -> Estimator:
+    """Jansen's form over the variance of the base points A alone, as the authors of masks have it.
+
+    The same total indices as `jansen` on average, with more noise: it is for comparison with
+    published maps, which it equals on the same masks.
+
+    Args:
+        samples: N, the rows of the design.
+
+    Returns:
+        An `Estimator`.
+
+    Raises:
+        TypeError: samples is not an integer.
+        ValueError: samples is below 2.
+
+    Example:
+        >>> jansen_of_base(32).total_order.needs
+        ('ab',)
+
+    References:
+        Fel, Cadene, Chalvidal, Cord, Vigouroux and Serre, "Look at the Variance!", NeurIPS 2021,
+        and its code, where the variance has ddof=1.
+    """
+    correction = 1 - 1 / checks.integer(samples, "samples", 2)
+    return Estimator(
+        first_order=saltelli2010.first_order,
+        total_order=Formula(
+            ("ab",),
+            lambda r: (_half_square(r.a, r.ab), r.a, r.a**2),
+            lambda n, m, s: ratio(n, variance_of(m, s)) * correction,
+        ),
+    )

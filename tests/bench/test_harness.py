@@ -264,6 +264,15 @@ def test_the_overheads_run(tmp_path):
     assert result["compile_512_mb"]["compile_seconds"] > 0
 
 
+def test_the_qmc_bench_runs(tmp_path):
+    printed = run("bench/qmc.py", "--quick", "--out", str(tmp_path))
+    assert "bar: 8" in printed
+    (file,) = tmp_path.glob("qmc_*.json")
+    result = harness.read(file)
+    assert result["case"] == {"samples": 2048, "dimensions": 3, "block_size": 1024}
+    assert result["theirs_over_ours"]["sobol"]["of_medians"] > 0
+
+
 def test_the_run_benchmark_runs(tmp_path):
     printed = run("bench/run.py", "--quick", "--only", "mlp", "--out", str(tmp_path))
     assert "mlp: run.map has" in printed

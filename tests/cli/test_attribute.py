@@ -106,6 +106,28 @@ def test_other_methods_and_options(attribute):
     assert "deletion/area" in store.open("c/quality").arrays
 
 
+def test_options_that_are_objects_of_the_library(attribute):
+    """Masks by a call with literals, an estimator by its name in a module of a room."""
+    words = ("--method", "sobol.attribution", "--quality", "0", "--samples", "4")
+    status, _, error = attribute(
+        *words, "--masks", "masks.grid(4, 2)", "--estimator", "sobol.estimators.jansen"
+    )
+    assert status == 0, error
+    assert read("cells").shape == (20, 4, 2)
+    assert set(read("evaluations")) == {4 * 9}
+    options = store.open("out.zarr").manifest["about"]["options"]
+    assert options["masks"] == "jaxplain.masks.Masks"
+    for masks, message in (
+        ("masks.grid(n, 2)", "must be Python literals"),
+        ("masks.gird(4, 2)", "Did you mean masks.grid"),
+        ("masks.grid(4, 0)", "each size of the grid must be at least 1"),
+        ("grid(4, 2)", "masks must be parts of an example"),
+    ):
+        status, _, error = attribute(*words, "--masks", masks, out="no.zarr")
+        assert status != 0
+        assert message in error
+
+
 def test_dry_run_and_info(attribute, capsys):
     status, printed, _ = attribute("--dry-run", "--steps", "4", "--batch-size", "8")
     assert status == 0

@@ -135,13 +135,13 @@ def twin(name, y, i, w):
     }[name]()
 
 
-def pair_twin(y, i, j, w):
+def pair_twin(y, parts, i, j, w):
     """V_ij as the closed index of both less the two alone, each by a product of outputs."""
     mean = lambda z: np.sum(w * z)
     every = np.concatenate([np.atleast_2d(part) for part in y.values()])
     pooled = mean(np.mean(every, axis=0))
     variance = mean(np.mean((every - pooled) ** 2, axis=0))
-    a, b, ab, ba = y["a"], y["b"], y["ab"], y["ba"]
+    a, b, ab, ba = parts["a"], parts["b"], parts["ab"], parts["ba"]
     closed = mean(ba[i] * ab[j] - a * b)
     return (closed - mean(b * ab[i] - a * b) - mean(b * ab[j] - a * b)) / variance
 
@@ -212,14 +212,15 @@ def test_the_twin_of_second_order(chunk_size):
         chunk_size=chunk_size,
     )(key)
     y, equal = design_of(key, rows, ("b", "ab", "ba")), np.full(rows, 1 / rows)
-    pooled = np.mean(np.concatenate([np.atleast_2d(part) for part in y.values()]))
-    y = {part: z - pooled for part, z in y.items()}
+    # Each row less its own mean: V is that of all outputs, the products are of what is left.
+    middle = np.mean(np.concatenate([np.atleast_2d(part) for part in y.values()]), axis=0)
+    parts = {part: z - middle for part, z in y.items()}
     for i in range(3):
         for j in range(3):
             if i == j:
                 assert found.second_order[i, i] == found.second_order_error[i, i] == 0
                 continue
-            ends = [lambda w, p=p: pair_twin(y, *p, w) for p in ((i, j), (j, i))]
+            ends = [lambda w, p=p: pair_twin(y, parts, *p, w) for p in ((i, j), (j, i))]
             value = np.mean([end(equal) for end in ends])
             error = np.mean([influence_error(end, rows) for end in ends])
             np.testing.assert_allclose(found.second_order[i, j], value, atol=1e-5)

@@ -483,7 +483,7 @@ def test_no_count_overflows():
         0.95,
     )
     plan = _design.design(layout, options.formulas, False, 2**22, None)
-    reduction = options.reduction(plan, KEY)
+    reduction = options.reduction(plan.layout, plan.rows, KEY)
     state = reduction.init(jnp.zeros((1002, 1, 4)))._replace(rows=jnp.int32(2**22))
     s = _indices.result(reduction.finish(state), state, plan, options, (), True)
     assert 2**31 - 1002 <= int(s.evaluations) < 2**31
