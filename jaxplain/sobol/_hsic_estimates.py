@@ -20,8 +20,9 @@ itself (exactly so for a Latin hypercube and under Monte Carlo). Over all n! per
 and the variance of tr(K H L H) are known in closed form (Kazi-Aoual et al.), and its skewness for
 large n is that of sum_jk kappa_j lambda_k z_jk^2 with the eigenvalues of the two kernels. A shifted
 gamma distribution of these three moments is the null distribution. (A gamma of the first two, the
-usual approximation, was found to reject 1.4 times too often at 1 % and twice at 0.1 %; thousands of
-permutations would cost a hundred times this estimator, and end at one in their number.)
+usual approximation, was found to reject up to 1.4 times too often at 1 % and twice at 0.1 %; with
+three it is within some 15 % of either. Thousands of permutations would cost a hundred times this
+estimator, and end at one in their number.)
 """
 
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def dependence(
     spread = jnp.max(y) - jnp.min(y)
     is_constant = spread <= 4 * jnp.finfo(dtype).eps * jnp.max(jnp.abs(y))
     apart = jnp.abs(y[:, None] - y[None, :])
-    width = _width(y, apart, width)
+    width = _width(y, width)
     width = jnp.where(is_constant, jnp.ones_like(width), width)
     gram = _centred(jnp.exp(-((apart / width) ** 2) / 2))
 
@@ -213,43 +214,46 @@ def _p_values(
     )
 
 
-def _width(y: jax.Array, apart: jax.Array, width: Any) -> jax.Array:
+def _width(y: jax.Array, width: Any) -> jax.Array:
     """The width of the kernel of the outputs."""
     if not isinstance(width, str):
         return jnp.asarray(width, y.dtype)
-    by_distance = _median_of_positive(apart)
+    by_distance = _median_distance(y)
     if width == "distances":
         return by_distance
     of_outputs = jnp.abs(jnp.median(y))
     return jnp.where(of_outputs == 0, by_distance, of_outputs)
 
 
-def _median_of_positive(array: jax.Array) -> jax.Array:
-    """The median of the elements above 0, of which there are none or an even number.
+def _median_distance(y: jax.Array) -> jax.Array:
+    """The median of |y_a - y_b| over the pairs that differ, whose derivative is that of its pair.
 
-    Numbers from 0 on are ordered as their bits are, so that an order statistic is found bit by bit
-    by counting: a tenth of the time of a sort. Its derivative is that of the elements it equals.
+    An order statistic without sorting n^2 numbers, which would cost ten times all the rest. Where y
+    is in order so is each row of differences, also after rounding, so that those below a number are
+    counted by bisection; and floats from 0 on are ordered as their bits are, so that the number is
+    found bit by bit.
     """
-    size = jnp.finfo(array.dtype).bits
-    integer = {32: jnp.int32, 64: jnp.int64}[size]
-    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(array), integer)
-    zeros = jnp.sum(bits == 0, dtype=jnp.int32)
-    rank = zeros + (array.size - zeros) // 2 - 1  # of the lower of the two in the middle
+    y = jnp.sort(y)
+    apart = jnp.maximum(y[None, :] - y[:, None], 0)  # each pair once, and zeros
+    integer = {32: jnp.int32, 64: jnp.int64}[jnp.finfo(y.dtype).bits]
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(apart), integer)
 
-    def add_bit(low: jax.Array, bit: jax.Array) -> Any:
-        candidate = low | bit
-        is_below = jnp.sum(bits < candidate, dtype=jnp.int32) <= rank
-        return jnp.where(is_below, candidate, low), None
+    def below(number: jax.Array) -> jax.Array:
+        return jnp.sum(jax.vmap(lambda row: jnp.searchsorted(row, number))(bits), dtype=jnp.int32)
 
-    powers = jnp.left_shift(jnp.ones((), integer), jnp.arange(size - 2, -1, -1, dtype=integer))
-    low, _ = jax.lax.scan(add_bit, bits[0, 0] & 0, powers)
-    above = jnp.min(jnp.where(bits > low, bits, jnp.iinfo(integer).max))
-    high = jnp.where(jnp.sum(bits <= low, dtype=jnp.int32) > rank + 1, low, above)
+    zeros = below(jnp.ones((), integer))
+    pairs = bits.size - zeros
 
-    def element(of: jax.Array) -> jax.Array:
-        same = bits == of
-        return jnp.sum(jnp.where(same, array, 0)) / jnp.sum(same, dtype=jnp.int32).astype(
-            array.dtype
-        )
+    def order_statistic(rank: jax.Array) -> jax.Array:
+        def add_bit(low: jax.Array, bit: jax.Array) -> Any:
+            return jnp.where(below(low | bit) <= rank, low | bit, low), None
 
-    return (element(low) + element(high)) / 2
+        places = jnp.arange(jnp.iinfo(integer).bits - 2, -1, -1, dtype=integer)
+        start = bits[0, 0] & 0  # varies over a mesh as they do
+        found, _ = jax.lax.scan(add_bit, start, jnp.left_shift(jnp.ones((), integer), places))
+        same = bits == found
+        count = jnp.maximum(jnp.sum(same, dtype=jnp.int32), 1)  # of equal numbers there is none
+        return jnp.sum(jnp.where(same, apart, 0)) / count.astype(y.dtype)
+
+    ranks = zeros + jnp.stack([jnp.maximum(pairs - 1, 0) // 2, pairs // 2])
+    return jnp.mean(jax.vmap(order_statistic)(ranks))

@@ -273,6 +273,13 @@ def test_the_qmc_bench_runs(tmp_path):
     assert result["theirs_over_ours"]["sobol"]["of_medians"] > 0
 
 
+def test_the_hsic_benchmark_runs(tmp_path):
+    printed = run("bench/hsic.py", "--quick", "--out", str(tmp_path))
+    assert "the n^3 form takes" in printed
+    (path,) = tmp_path.iterdir()
+    assert harness.read(path)["relative_error"] < 1e-4
+
+
 def test_the_run_benchmark_runs(tmp_path):
     printed = run("bench/run.py", "--quick", "--only", "mlp", "--out", str(tmp_path))
     assert "mlp: run.map has" in printed

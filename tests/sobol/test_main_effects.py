@@ -118,9 +118,9 @@ def test_an_image_with_a_map_for_each_class():
 
 
 def test_more_cells_than_masks():
-    """48 columns of which two matter, from 32 masks: they are found."""
+    """96 coefficients of which two matter, from 64 masks: they are found."""
     f = lambda x: 3 * x[5] - 2 * x[40]
-    explain = sobol.main_effects(f, masks=masks.elements(), samples=32)
+    explain = sobol.main_effects(f, masks=masks.elements(), samples=64)
     result = explain(KEY, jnp.ones(48), jnp.zeros(48))
     assert set(np.argsort(result.cells)[-2:].tolist()) == {5, 40}
     assert bool(result.finite)
