@@ -126,7 +126,7 @@ def dgsm(
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
     rows, _ = _design.block(layout, first // options.scrambles, chunk_size)
     plan = Gradients(layout, _Layout(frozenset(), layout.dimensions), rows)
-    return _indices.kernel(f, plan, options, most, tolerance, nan, _result)
+    return _indices.kernel(f, layout, lambda _: plan, options, most, tolerance, nan, _result)
 
 
 class Gradients(NamedTuple):

@@ -7,6 +7,7 @@ estimated from evaluations on rows A, B and A with one input from B (`estimators
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jaxplain import checks, estimates, qmc
 from jaxplain.evaluate import Reduction, evaluate
 from jaxplain.sobol import _design, _statistics
-from jaxplain.sobol._factors import factors
+from jaxplain.sobol._factors import Factors, factors
 from jaxplain.sobol._statistics import PAIRS, Estimates, State
 from jaxplain.sobol.estimators import Estimator, Formula, jansen, saltelli2010
 
@@ -159,30 +160,34 @@ def indices(
     first = most if tolerance is None else FEW * options.scrambles
     if chunk_size is not None:
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
-    plan = _design.design(
+    plan_of = lambda _: _design.design(
         layout, options.formulas, second_order, first // options.scrambles, chunk_size
     )
-
-    return kernel(f, plan, options, most, tolerance, nan, result)
+    return kernel(f, layout, plan_of, options, most, tolerance, nan, result)
 
 
 def kernel(
     f: Callable[..., Any],
-    plan: Any,
+    layout: Factors,
+    plan_of: Callable[[int], Any],
     options: "Options",
     most: int,
     tolerance: Any,
     nan: str,
     result: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The function of arrays of a plan: `key, *args` to what `result` makes of the estimates."""
+    """The function of arrays of a plan: `key, *args` to what `result` makes of the estimates.
+
+    `plan_of` is given the number of outputs of f.
+    """
 
     @jax.jit
     def compute(key: jax.Array, *args: Any) -> Any:
-        flat = _design.flat(f, plan.factors)
+        flat = _design.flat(f, layout)
+        shape = _design.output_shape(f, layout, *args)
+        plan = plan_of(math.prod(shape))
         program = _Program(plan, options, lambda x: flat(x, *args), most // options.scrambles)
         found, state, is_converged = program.run(key, tolerance)
-        shape = _design.output_shape(f, plan.factors, *args)
         return result(found, state, plan, options, shape, is_converged)
 
     def analyse(key: Any, *args: Any) -> Any:

@@ -139,7 +139,7 @@ def shapley_effects(
         chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
     rows, columns = _design.block(layout, first // options.scrambles, chunk_size)
     plan = Walks(layout, _Layout(frozenset(), layout.group_count), rows, columns)
-    return _indices.kernel(f, plan, options, most, tolerance, nan, _result)
+    return _indices.kernel(f, layout, lambda _: plan, options, most, tolerance, nan, _result)
 
 
 class Walks(NamedTuple):
