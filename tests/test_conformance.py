@@ -394,6 +394,11 @@ KERNELS = {
 }
 
 
+def sensitivity(method, **options):
+    """Of the smooth network, by its six inputs."""
+    return method(model, sobol.uniform(-jnp.ones(6), 1.0), **{"samples": 64, **options})
+
+
 def network(params, batch):
     return jnp.tanh(batch @ params["first"]) @ params["second"]
 
@@ -428,12 +433,6 @@ def across_axis(values):
         halves
     )
     return jax.tree.map(lambda leaf: leaf[0], merged)
-
-
-def sensitivity(**options):
-    """Indices of the model of six normal inputs."""
-    inputs = sobol.normal(jnp.zeros(6), 1.0)
-    return sobol.indices(model, inputs, **options)
 
 
 def coefficients(x):
@@ -568,9 +567,11 @@ FUNCTIONS = {
     "qmc.sobol": (lambda k: qmc.sobol(k, 3, 12, 4)(1), (KEY,)),
     "qmc.sobol, owen": (lambda k: qmc.sobol(k, 3, 12, 4, scramble="owen")(1), (KEY,)),
     "rewrite.fast": (rewrite.fast(jax.grad(model)), (X, LABEL, make_params())),
-    "sobol.indices": (sensitivity(samples=1024), (KEY, LABEL, make_params())),
+    "sobol.indices": (sensitivity(sobol.indices, samples=1024), (KEY, LABEL, make_params())),
     "sobol.indices, scrambles": (
-        sensitivity(samples=2048, errors="scrambles", replicates=2, second_order=True),
+        sensitivity(
+            sobol.indices, samples=2048, errors="scrambles", replicates=2, second_order=True
+        ),
         (KEY, LABEL, make_params()),
     ),
     "sobol.inverse_cdf": (
@@ -583,6 +584,42 @@ FUNCTIONS = {
     ),
     "sobol.uniform": (
         lambda v: sobol.uniform(v - 1, v**2).inverse_cdf(jax.nn.sigmoid(v)),
+        (SAMPLES,),
+    ),
+    "sobol.aggregated": (
+        lambda v: sobol.aggregated(
+            sobol.Indices(v, v**2, v / 3, v / 4, *[None] * 4, *[v[:, 0] ** 2] * 7, v[:, 1] ** 2)
+        ),
+        (jnp.abs(SAMPLES),),
+    ),
+    "sobol.dgsm": (sensitivity(sobol.dgsm, sampler=qmc.monte_carlo), (KEY, LABEL, make_params())),
+    "sobol.intrinsic_contributions": (
+        sobol.intrinsic_contributions(
+            {"x": lambda _, n, p: n, "y": lambda v, n, p: v["x"] @ p["first"][0] + jnp.sin(n)},
+            {"x": sobol.normal(jnp.zeros(5), 1.0), "y": sobol.uniform(0.0, 1.0)},
+            samples=64,
+            sampler=qmc.monte_carlo,
+        ),
+        (KEY, make_params()),
+    ),
+    "sobol.polynomial_chaos": (
+        lambda x: sobol.polynomial_chaos(
+            x, jnp.sin(x[:, 0]) * x[:, 1], sobol.normal(jnp.zeros(4), 1.0), degree=2, ridge=0.1
+        ),
+        (SAMPLES,),
+    ),
+    "sobol.rank_based": (
+        lambda x: sobol.rank_based(x, jnp.stack([x[:, 0] * x[:, 1], x[:, 1]], axis=1)),
+        (jnp.concatenate([SAMPLES, 2 + SAMPLES * SAMPLES]),),
+    ),
+    "sobol.shapley_effects": (
+        sensitivity(sobol.shapley_effects, sampler=qmc.monte_carlo),
+        (KEY, LABEL, make_params()),
+    ),
+    "sobol.structural_model": (
+        lambda x: sobol.structural_model({"x": lambda _, n: n, "y": lambda v, n: v["x"] * n})(
+            {"x": x, "y": jnp.sin(x)}
+        ),
         (SAMPLES,),
     ),
     "targets.entropy": (targets.entropy(network), (X, make_params())),
@@ -638,6 +675,8 @@ HOST = {
     "report.write": "reads stores, writes a page",
     "run.map": "runs on the host",
     "run.plan": "runs on the host",
+    "sobol.analyse": "reads the outputs of a simulator on the host",
+    "sobol.design": "points for a simulator on the host",
     "sobol.estimators.jansen_of_base": "a formula",
     "store.create": "disk",
     "store.exists": "disk",

@@ -152,7 +152,7 @@ def design(
         0.2
 
     References:
-        As `indices`.
+        As `jaxplain.sobol.indices`.
     """
     layout = factors(inputs, groups)
     options = _indices._options(
@@ -232,7 +232,7 @@ def analyse(plan: Plan, outputs: Iterable[Any]) -> Indices:
         0.57
 
     References:
-        As `indices`.
+        As `jaxplain.sobol.indices`.
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be what `design(...)(key)` made, but is a {type(plan)}.")
