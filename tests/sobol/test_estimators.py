@@ -136,12 +136,15 @@ def twin(name, y, i, w):
 
 
 def pair_twin(y, i, j, w):
-    """V_ij as the closed index of both less the two alone, each by a product of outputs."""
+    """V_ij as the closed index of both less the two alone, each by a product of outputs.
+
+    The outputs of a row are taken around their own mean.
+    """
     mean = lambda z: np.sum(w * z)
     every = np.concatenate([np.atleast_2d(part) for part in y.values()])
     pooled = mean(np.mean(every, axis=0))
     variance = mean(np.mean((every - pooled) ** 2, axis=0))
-    a, b, ab, ba = y["a"], y["b"], y["ab"], y["ba"]
+    a, b, ab, ba = (y[part] - np.mean(every, axis=0) for part in ("a", "b", "ab", "ba"))
     closed = mean(ba[i] * ab[j] - a * b)
     return (closed - mean(b * ab[i] - a * b) - mean(b * ab[j] - a * b)) / variance
 
