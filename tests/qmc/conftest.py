@@ -39,6 +39,12 @@ def from_blocks(sampler, key, dimensions, samples, block_size):
     return np.asarray(run(key)).reshape(-1, dimensions)[:samples]
 
 
+def one_block(sampler, key, dimensions, samples, block_size, number):
+    """In one program: eager calls compile each operation for itself."""
+    make = lambda key: sampler(key, dimensions, samples, block_size)(number)
+    return np.asarray(jax.jit(make)(key))
+
+
 def over_keys(sampler, keys, dimensions, samples):
     """Designs of as many keys: (keys, samples, dimensions), float64 numpy."""
     keys = jax.random.split(jax.random.key(11), keys)
