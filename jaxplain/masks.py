@@ -205,9 +205,6 @@ def elements() -> Masks:
 
         mask = cells, in the order of the leaves
 
-    Args:
-        none: what there is to know is read from x.
-
     Returns:
         `Masks` with cells of shape (elements of all leaves,).
 

@@ -678,6 +678,8 @@ HOST = {
     "sobol.analyse": "reads the outputs of a simulator on the host",
     "sobol.design": "points for a simulator on the host",
     "sobol.estimators.jansen_of_base": "a formula",
+    "sobol.estimators.ratio": "in every formula",
+    "sobol.estimators.variance_of": "in every formula",
     "store.create": "disk",
     "store.exists": "disk",
     "store.fingerprint": "reads arrays on the host",
@@ -739,7 +741,9 @@ def test_docstrings(name):
     assert text, f"{name} has no docstring"
     if is_result(value):
         return  # what the fields hold is the business of "Returns:" and of the class
+    without = inspect.isfunction(value) and not inspect.signature(value).parameters
     places = [text.find(f"\n{section}\n") for section in SECTIONS]
+    places[0] = 0 if without else places[0]
     assert -1 not in places, dict(zip(SECTIONS, places, strict=True))
     assert places == sorted(places), f"the sections of {name} are not in the order {SECTIONS}"
     assert ">>>" in text[places[3] : places[4]]

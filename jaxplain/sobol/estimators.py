@@ -53,9 +53,14 @@ __all__ = [
     "homma",
     "janon_monod",
     "jansen",
+    "jansen_of_base",
+    "jansen_ratio",
+    "jansen_regression",
     "martinez",
     "owen",
+    "ratio",
     "saltelli2010",
+    "variance_of",
 ]
 
 
@@ -112,13 +117,56 @@ class Estimator(NamedTuple):
 
 
 def ratio(over: jax.Array, under: jax.Array) -> jax.Array:
-    """0 where the variance is 0, with a finite derivative."""
+    """A share of a variance, for the estimate of a `Formula`.
+
+        over / under,    0 where under is 0 or below, with a finite derivative
+
+    Args:
+        over: a float array.
+        under: the variance, an array that broadcasts against it.
+
+    Returns:
+        The share.
+
+    Raises:
+        TypeError: an argument is not an array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> ratio(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+        [0.5, 0.0]
+
+    References:
+        docs/sobol.md, "Estimators".
+    """
     is_zero = under <= 0
     return jnp.where(is_zero, 0, over / jnp.where(is_zero, 1, under))
 
 
 def variance_of(mean: jax.Array, square: jax.Array) -> jax.Array:
-    """The variance from a mean and a mean square."""
+    """The variance from a mean and a mean square, for the estimate of a `Formula`.
+
+        square - mean^2
+
+    Args:
+        mean: a float array.
+        square: the mean of the squares, of the same shape. Outputs are shifted to about zero before
+            they are squared, so that the difference keeps its digits.
+
+    Returns:
+        The variance.
+
+    Raises:
+        TypeError: an argument is not an array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(variance_of(jnp.float32(1.0), jnp.float32(5.0)))
+        4.0
+
+    References:
+        docs/sobol.md, "Estimators".
+    """
     return square - mean**2
 
 
