@@ -113,9 +113,9 @@ def attribution(
         perturbation: what becomes of masked parts, `(x, baseline) -> (mask -> x')`:
             `jaxplain.masks.replace`, `blur(sigma)`, `amplitude(scale)` or a function of this form.
         sampler: `jaxplain.qmc.sobol` or another; options by `functools.partial`.
-        estimator: one of `jaxplain.sobol.estimators`: `jansen_regression` unless given, `jansen`, or
-            `jansen_ratio`, which can be worse where f is not monotone in the masks. docs/sobol.md
-            compares them.
+        estimator: one of `jaxplain.sobol.estimators`: `jansen_regression` unless given, `jansen`,
+            or `jansen_ratio`, which can be worse where f is not monotone in the masks.
+            docs/sobol.md compares them.
         order: which indices `values` are: "total", "first", or "both" for total indices and the
             field `first_order`. Static.
         interactions: whether to estimate second-order indices of all pairs of cells. Static.
