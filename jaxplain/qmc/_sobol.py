@@ -46,7 +46,7 @@ def sobol(
         samples: the number of points that will be used, up to 2^32.
         block_size: points for each block, a power of two.
         scramble: "linear", a random lower triangular matrix and a digital shift for each dimension
-            (what scipy does); "owen", nested uniform scrambling by hashes, which costs some 25
+            (what scipy does); "owen", nested uniform scrambling by hashes, which costs some 35
             operations for each number; "shift", the digital shift alone; None, the sequence itself,
             whose first point is the corner.
         order: "natural", or "gray", in which scipy and others number the points: the same points of
@@ -95,6 +95,8 @@ def sobol(
         v = _times_lower_triangular(for_matrix, v)
     if order == "gray":
         v = v ^ jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
+    if scramble == "owen":
+        v = _reversed(v)  # here, and not each point
     shift = jnp.zeros((dimensions,), jnp.uint32)
     if scramble in ("linear", "shift"):
         shift = jax.random.bits(for_shift, (dimensions,), jnp.uint32)
@@ -130,10 +132,9 @@ def _times_lower_triangular(key: jax.Array, v: jax.Array) -> jax.Array:
     return jax.lax.reduce_xor(masks & columns[None, :, :], axes=(1,))
 
 
-def _owen(point: jax.Array, seeds: jax.Array) -> jax.Array:
-    """Nested uniform scrambling: flips each bit by a hash of the bits above it."""
+def _owen(x: jax.Array, seeds: jax.Array) -> jax.Array:
+    """Nested uniform scrambling: flips each bit by a hash of those above it, in x those below."""
     term, factor, shift = seeds[:, None, :]
-    x = _reversed(point)
     # An odd factor, a term, a XOR with an even multiple: by each, bits move to the left only.
     x = x ^ (x * jnp.uint32(0x3D20ADEA))
     x = (x + term) * (factor | 1)
