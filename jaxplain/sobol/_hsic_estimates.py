@@ -239,21 +239,34 @@ def _median_distance(y: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(apart), integer)
 
     def below(number: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(lambda row: jnp.searchsorted(row, number))(bits), dtype=jnp.int32)
+        """How many elements are. (`jnp.searchsorted` fails on a mesh of Explicit axes.)"""
+        n = len(bits)
+        reached = bits[:, 0] & 0
+        for step in (1 << k for k in reversed(range(n.bit_length()))):
+            further = reached + step
+            last = jnp.minimum(further, n)[:, None] - 1
+            element = jnp.take_along_axis(bits, last, axis=1, mode="promise_in_bounds")[:, 0]
+            reached = jnp.where((further <= n) & (element < number), further, reached)
+        return jnp.sum(reached, dtype=jnp.int32)
 
     zeros = below(jnp.ones((), integer))
     pairs = bits.size - zeros
 
-    def order_statistic(rank: jax.Array) -> jax.Array:
-        def add_bit(low: jax.Array, bit: jax.Array) -> Any:
-            return jnp.where(below(low | bit) <= rank, low | bit, low), None
+    lower = zeros + jnp.maximum(pairs - 1, 0) // 2  # the ranks of the two in the middle, or one
+    upper = zeros + pairs // 2
 
-        places = jnp.arange(jnp.iinfo(integer).bits - 2, -1, -1, dtype=integer)
-        start = bits[0, 0] & 0  # varies over a mesh as they do
-        found, _ = jax.lax.scan(add_bit, start, jnp.left_shift(jnp.ones((), integer), places))
-        same = bits == found
+    def add_bit(low: jax.Array, bit: jax.Array) -> Any:
+        return jnp.where(below(low | bit) <= lower, low | bit, low), None
+
+    places = jnp.arange(jnp.iinfo(integer).bits - 2, -1, -1, dtype=integer)
+    start = bits[0, 0] & 0  # varies over a mesh as they do
+    low, _ = jax.lax.scan(add_bit, start, jnp.left_shift(jnp.ones((), integer), places))
+    above = jnp.min(jnp.where(bits > low, bits, jnp.iinfo(integer).max))
+    high = jnp.where(jnp.sum(bits <= low, dtype=jnp.int32) > upper, low, above)
+
+    def element(of: jax.Array) -> jax.Array:
+        same = bits == of
         count = jnp.maximum(jnp.sum(same, dtype=jnp.int32), 1)  # of equal numbers there is none
         return jnp.sum(jnp.where(same, apart, 0)) / count.astype(y.dtype)
 
-    ranks = zeros + jnp.stack([jnp.maximum(pairs - 1, 0) // 2, pairs // 2])
-    return jnp.mean(jax.vmap(order_statistic)(ranks))
+    return (element(low) + element(high)) / 2

@@ -228,8 +228,9 @@ def _fit(y: jax.Array, features: jax.Array, degree: int, penalty: Any) -> _Fit:
             return jnp.mean((rest / room) ** 2)
 
         errors = evaluate(left_out, len(tried), stack(len(tried)), chunk_size=len(tried))
-        best = jnp.argmin(errors)
-        kept, rest, room = fitted(tried[best])
+        is_best = jnp.arange(len(tried), dtype=jnp.int32) == jnp.argmin(errors).astype(jnp.int32)
+        chosen = jnp.sum(jnp.where(is_best, tried, 0))  # on a mesh an index may not be sharded
+        kept, rest, room = fitted(chosen)
         b = dot(right, inverse * kept * projected)
         # What each mask has moved the coefficients by: their variances, whatever the noise of each.
         moved = dot(right, (inverse * kept)[:, None] * left.T) * (rest / room)[None, :]
@@ -250,14 +251,14 @@ def _fit(y: jax.Array, features: jax.Array, degree: int, penalty: Any) -> _Fit:
         apart = (parts - shares[:, None] * whole[None, :]) / unit
         square = jnp.sum(apart**2, axis=1) + by_cell(2 * variances**2) / unit**2
         of_mean = jnp.sum(own**2) * n / (n - 1) ** 2  # the same error, of no features at all
-        r_squared = 1 - errors[best] / jnp.where(is_still, 1, of_mean)
+        r_squared = 1 - jnp.min(errors) / jnp.where(is_still, 1, of_mean)
         shown = lambda array: jnp.where(is_still, 0, array)
         return _Fit(
             shown(b),
             shown(shares),
             shown(root(square)),
             shown(r_squared),
-            tried[best],
+            chosen,
             shown(variance),
             is_still,
         )
