@@ -302,7 +302,8 @@ class _Program(NamedTuple):
 
         states = jax.vmap(begin)(keys)
         states = jax.vmap(grow, (0, 0, None, None))(keys, states, jnp.int32(0), jnp.int32(first))
-        done = trees.place_like(jnp.int32(first), jax.eval_shape(width, states))
+        # Not a constant: on a mesh it must lie as the states do, which decide when to stop.
+        done = first + 0 * jnp.sum(states.omitted, dtype=jnp.int32)
         _, states = jax.lax.while_loop(more, double, (done, states))
         return *look(states), width(states) <= tolerance
 
