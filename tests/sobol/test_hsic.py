@@ -165,6 +165,17 @@ def test_moments_are_those_over_all_permutations(name, x64):
     np.testing.assert_allclose(estimate(y, cells, name).p_values[0], expected, rtol=1e-9)
 
 
+def test_the_skewness_of_many_outputs():
+    y = jnp.exp(jax.random.normal(KEY, (901,)))
+    got = _hsic_estimates._skewness(y, jnp.float32(0.7))
+    wide = np.asarray(y, np.float64)
+    h = np.eye(901) - 1 / 901
+    gram = h @ np.exp(-(((wide[:, None] - wide) / 0.7) ** 2) / 2) @ h
+    np.testing.assert_allclose(
+        got, np.trace(gram @ gram @ gram) / np.sum(gram**2) ** 1.5, rtol=0.02
+    )
+
+
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("outputs", ["normal", "skewed", "two values"])
 def test_p_values_of_cells_without_influence_are_uniform(name, outputs):
