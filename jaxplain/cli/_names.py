@@ -15,8 +15,8 @@ import jaxplain
 _METHOD_ROOMS = ("gradients", "paths", "sobol")
 # Options that have a place of their own on the command line, or are read off the model.
 _TAKEN = frozenset({"chunk_size", "classes"})
-# Functions of f whose result is not one value for each element of the input; and main_effects, whose
-# eigenvalues on 8 CPU devices at once never end (XLA's thread pools wait for each other).
+# Functions of f whose result is not one value for each element of the input; and main_effects,
+# whose eigenvalues on 8 CPU devices at once never end (XLA's thread pools wait for each other).
 _NO_METHODS = frozenset(
     {
         "expected_hessian_row",
@@ -25,6 +25,7 @@ _NO_METHODS = frozenset(
         "integrated_hessians",
         "main_effects",
         "rounds",
+        "wavelet_attribution",
     }
 )
 
