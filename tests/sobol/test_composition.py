@@ -169,7 +169,7 @@ exact = np.arange(1.0, d + 1) ** 2
 exact /= exact.sum()
 exact = exact if not groups else np.bincount(numbers, exact)
 assert s.first_order_interval.lower.shape == exact.shape
-print(np.max(np.abs(s.total_order - exact)), np.max(np.abs(s.total_order - exact) / exact))
+print(np.max(np.abs(s.total_order - exact) / s.total_order_error))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -186,6 +186,6 @@ def test_a_thousand_inputs_in_a_gibibyte(dimensions, groups):
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 0, done.stderr
-    error, _, kibibytes = map(float, done.stdout.split())
+    errors, kibibytes = map(float, done.stdout.split())
     assert kibibytes < 2**20
-    assert error < 1e-3
+    assert errors < 6  # of a thousand indices; one of 10^6 keys has more under Monte Carlo
