@@ -3,7 +3,7 @@
     python -m bench.sobol_indices [--quick] [--only ishigami g32]     # times
     python -m bench.sobol_indices --accuracy                          # no times: error by estimator
 
-SALib is to be installed beside (`pip install SALib`). Times: all programs of a case take turns in one
+SALib is to be installed (`pip install SALib`). Times: all programs of a case take turns in one
 process, the same N, the model in vectorised numpy for the peers (float64) and in JAX for
 `jaxplain.sobol.indices` (float32), whose compilation is timed apart. A call makes the points,
 evaluates the model, and estimates S and T:
