@@ -120,16 +120,12 @@ def dgsm(
     layout = factors(inputs)
     options = _indices._options(BOUND, BOUND, False, sampler, errors, replicates, level, nan)
     options = options._replace(names=("bounds",), formulas=options.formulas[1:])
-    most = _indices._most_rows(samples, tolerance, max_samples, options)
-    _indices._warn(sampler, most // options.scrambles)
-    first = most if tolerance is None else _indices.FEW * options.scrambles
-    if chunk_size is not None:
-        chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
+    most, first, chunk_size = _indices.sizes(samples, tolerance, max_samples, chunk_size, options)
 
     def plan_for(outputs: int) -> Gradients:
         own = _Layout(frozenset(), layout.dimensions)
         numbers = own.evaluations * outputs
-        rows, _ = _design.block(layout, first // options.scrambles, chunk_size, numbers)
+        rows, _ = _design.block(layout, first, chunk_size, numbers)
         return Gradients(layout, own, rows)
 
     return _indices.kernel(f, layout, plan_for, options, most, tolerance, nan, _result)
@@ -213,20 +209,10 @@ def _result(
     shape: tuple[int, ...],
     is_converged: Any,
 ) -> Bounds:
-    def like_inputs(array: jax.Array) -> Any:
-        return plan.factors.like_inputs(array.reshape(*shape, *array.shape[1:]))
-
-    lower, upper = _indices.interval(found, "bounds", options)
+    shaped = _indices.Shaped(found, plan.factors, options, shape)
     return Bounds(
-        like_inputs(found.values["bounds"]),
-        like_inputs(found.errors["bounds"]),
-        estimates.Interval(like_inputs(lower), like_inputs(upper)),
-        found.mean.reshape(shape),
-        found.variance.reshape(shape),
-        found.rows,
-        state.rows + state.omitted,
-        state.not_finite,
-        found.is_constant.reshape(shape),
-        jnp.asarray(is_converged),
-        found.variance_error.reshape(shape),
+        *shaped.values,
+        *shaped.errors,
+        *shaped.intervals,
+        **shaped.rest(state, 1, is_converged),
     )

@@ -158,13 +158,9 @@ def indices(
     options = _options(
         first_order, total_order, second_order, sampler, errors, replicates, level, nan
     )
-    most = _most_rows(samples, tolerance, max_samples, options)
-    _warn(sampler, most // options.scrambles)
-    first = most if tolerance is None else FEW * options.scrambles
-    if chunk_size is not None:
-        chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
+    most, first, chunk_size = sizes(samples, tolerance, max_samples, chunk_size, options)
     plan_for = lambda outputs: _design.design(
-        layout, options.formulas, second_order, first // options.scrambles, chunk_size, outputs
+        layout, options.formulas, second_order, first, chunk_size, outputs
     )
     return kernel(f, layout, plan_for, options, most, tolerance, nan, result)
 
@@ -243,18 +239,21 @@ class _Program(NamedTuple):
         keys = jax.random.split(for_points, self.options.scrambles)
         return *combined(*jax.lax.map(one, keys)), True
 
+    def points(self, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """The points of each block of one design."""
+        return self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
+
     def blocks(self, key: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """The outputs of each block of one design."""
-        sampler, plan = self.options.sampler, self.plan
-        block = sampler(key, plan.dimensions, self.rows, plan.rows)
-        return lambda number: plan.outputs(self.f, block(number))
+        block = self.points(key)
+        return lambda number: self.plan.outputs(self.f, block(number))
 
     def all_rows(self, reduction: Reduction, key: jax.Array) -> tuple[Estimates, State]:
-        blocks = self.blocks(key)
+        block = self.points(key)
+        blocks = lambda number: self.plan.outputs(self.f, block(number))
         full, rest = divmod(self.rows, self.plan.rows)
         state = evaluate(blocks, full, reduction._replace(finish=lambda state: state), chunk_size=1)
         if rest:
-            block = self.options.sampler(key, self.plan.dimensions, self.rows, self.plan.rows)
             last = self.plan.outputs(self.f, block(jnp.int32(full))[:rest])
             state = reduction.update(state, jnp.full((1,), full, jnp.int32), last[None])
         return reduction.finish(state), state
@@ -339,6 +338,52 @@ def interval(found: Estimates, name: str, options: Options) -> estimates.Interva
     return estimates.normal_interval(value, error, options.level)
 
 
+class Shaped(NamedTuple):
+    """Estimates in the shapes of a result: trees like the inputs, and the shape of the outputs.
+
+    Each of the first three is a list, in the order of the names.
+    """
+
+    found: Estimates
+    factors: Factors
+    options: Options
+    shape: tuple[int, ...]
+
+    def like_inputs(self, array: jax.Array) -> Any:
+        """From (outputs, G) to a tree like the inputs."""
+        return self.factors.like_inputs(array.reshape(*self.shape, *array.shape[1:]))
+
+    @property
+    def values(self) -> list[Any]:
+        """The estimates."""
+        return [self.like_inputs(self.found.values[name]) for name in self.options.names]
+
+    @property
+    def errors(self) -> list[Any]:
+        """Their standard errors."""
+        return [self.like_inputs(self.found.errors[name]) for name in self.options.names]
+
+    @property
+    def intervals(self) -> list[estimates.Interval]:
+        """Their intervals."""
+        ends = [interval(self.found, name, self.options) for name in self.options.names]
+        return [estimates.Interval(*map(self.like_inputs, end)) for end in ends]
+
+    def rest(self, state: State, each: int, is_converged: Any) -> dict[str, Any]:
+        """The fields that all results share; f is evaluated `each` times for a row."""
+        most = np.iinfo(np.int32).max  # of more evaluations, about this many are told
+        return {
+            "mean": self.found.mean.reshape(self.shape),
+            "variance": self.found.variance.reshape(self.shape),
+            "rows": self.found.rows,
+            "evaluations": jnp.minimum(state.rows + state.omitted, most // each) * each,
+            "not_finite": state.not_finite,
+            "is_constant": self.found.is_constant.reshape(self.shape),
+            "is_converged": jnp.asarray(is_converged),
+            "variance_error": self.found.variance_error.reshape(self.shape),
+        }
+
+
 def result(
     found: Estimates,
     state: State,
@@ -348,38 +393,24 @@ def result(
     is_converged: Any,
 ) -> Indices:
     """The result of estimates, in trees like the inputs; `shape` is that of the outputs."""
-
-    def like_inputs(array: jax.Array) -> Any:
-        return plan.factors.like_inputs(array.reshape(*shape, *array.shape[1:]))
-
-    def ends(name: str) -> estimates.Interval:
-        lower, upper = interval(found, name, options)
-        return estimates.Interval(like_inputs(lower), like_inputs(upper))
+    shaped = Shaped(found, plan.factors, options, shape)
 
     def pairs(array: jax.Array) -> Any:
         array = array.reshape(*shape, *array.shape[1:])
         outer = plan.factors.like_inputs(array, axis=len(shape))
         return outer if plan.factors.is_grouped else jax.tree.map(plan.factors.like_inputs, outer)
 
-    first, total = options.names
-    most, each = np.iinfo(np.int32).max, plan.layout.evaluations
+    (first, total), errors, intervals = shaped.values, shaped.errors, shaped.intervals
     return Indices(
-        like_inputs(found.values[first]),
-        like_inputs(found.values[total]),
-        like_inputs(found.errors[first]),
-        like_inputs(found.errors[total]),
-        ends(first),
-        ends(total),
-        pairs(found.values[PAIRS]) if options.second_order else None,
-        pairs(found.errors[PAIRS]) if options.second_order else None,
-        found.mean.reshape(shape),
-        found.variance.reshape(shape),
-        found.rows,
-        jnp.minimum(state.rows + state.omitted, most // each) * each,
-        state.not_finite,
-        found.is_constant.reshape(shape),
-        jnp.asarray(is_converged),
-        found.variance_error.reshape(shape),
+        first_order=first,
+        total_order=total,
+        first_order_error=errors[0],
+        total_order_error=errors[1],
+        first_order_interval=intervals[0],
+        total_order_interval=intervals[1],
+        second_order=pairs(found.values[PAIRS]) if options.second_order else None,
+        second_order_error=pairs(found.errors[PAIRS]) if options.second_order else None,
+        **shaped.rest(state, plan.layout.evaluations, is_converged),
     )
 
 
@@ -463,17 +494,28 @@ def _most_rows(samples: Any, tolerance: Any, max_samples: Any, options: Options)
     return int(most)
 
 
-def _warn(sampler: Any, rows: int) -> None:
+def sizes(
+    samples: Any, tolerance: Any, max_samples: Any, chunk_size: Any, options: Options
+) -> tuple[int, int, int | None]:
+    """The most rows of all designs, the first rows of one, and the evaluations at once of one."""
+    most, each = _most_rows(samples, tolerance, max_samples, options), options.scrambles
+    _warn(options.sampler, most // each, stacklevel=4)
+    if chunk_size is not None:
+        chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // each)
+    return most, most // each if tolerance is None else FEW, chunk_size
+
+
+def _warn(sampler: Any, rows: int, stacklevel: int = 3) -> None:
     """Says where a quasi-random design is used in a way that it does not gain from."""
     plain = getattr(sampler, "func", sampler)
     if plain is qmc.sobol and rows & (rows - 1):
         warnings.warn(
             f"a Sobol' sequence is balanced at powers of two, but each design has {rows:,} rows.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     if plain in (qmc.sobol, qmc.halton) and rows < FEW:
         warnings.warn(
             f"each design has {rows:,} rows: below {FEW:,} quasi-random points are no better than "
             "random ones, and the errors may be large.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

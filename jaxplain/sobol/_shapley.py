@@ -133,16 +133,12 @@ def shapley_effects(
     layout = factors(inputs, groups)
     options = _indices._options(GODA, GODA, False, sampler, errors, replicates, level, nan)
     options = options._replace(names=NAMES)
-    most = _indices._most_rows(samples, tolerance, max_samples, options)
-    _indices._warn(sampler, most // options.scrambles)
-    first = most if tolerance is None else _indices.FEW * options.scrambles
-    if chunk_size is not None:
-        chunk_size = max(1, checks.integer(chunk_size, "chunk_size") // options.scrambles)
+    most, first, chunk_size = _indices.sizes(samples, tolerance, max_samples, chunk_size, options)
 
     def plan_for(outputs: int) -> Walks:
         own = _Layout(frozenset(), layout.group_count)
         numbers = own.evaluations * outputs
-        rows, columns = _design.block(layout, first // options.scrambles, chunk_size, numbers)
+        rows, columns = _design.block(layout, first, chunk_size, numbers)
         return Walks(layout, own, rows, columns)
 
     return _indices.kernel(f, layout, plan_for, options, most, tolerance, nan, _result)
@@ -223,26 +219,10 @@ def _result(
     shape: tuple[int, ...],
     is_converged: Any,
 ) -> ShapleyEffects:
-    def like_inputs(array: jax.Array) -> Any:
-        return plan.factors.like_inputs(array.reshape(*shape, *array.shape[1:]))
-
-    def ends(name: str) -> estimates.Interval:
-        return estimates.Interval(*map(like_inputs, _indices.interval(found, name, options)))
-
-    effects, total = NAMES
+    shaped = _indices.Shaped(found, plan.factors, options, shape)
     return ShapleyEffects(
-        like_inputs(found.values[effects]),
-        like_inputs(found.values[total]),
-        like_inputs(found.errors[effects]),
-        like_inputs(found.errors[total]),
-        ends(effects),
-        ends(total),
-        found.mean.reshape(shape),
-        found.variance.reshape(shape),
-        found.rows,
-        (state.rows + state.omitted) * (plan.layout.groups + 1),
-        state.not_finite,
-        found.is_constant.reshape(shape),
-        jnp.asarray(is_converged),
-        found.variance_error.reshape(shape),
+        *shaped.values,
+        *shaped.errors,
+        *shaped.intervals,
+        **shaped.rest(state, plan.layout.groups + 1, is_converged),
     )
