@@ -189,6 +189,13 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def clock() -> str:
+    """Which seconds of `Samples` ratios are of: "cpu", or on an accelerator "wall"."""
+    import jax
+
+    return "cpu" if jax.devices()[0].platform == "cpu" else "wall"
+
+
 def environment() -> dict[str, Any]:
     """What a reader must know to repeat a measurement: versions, machine, commit, threads."""
     import jax

@@ -254,7 +254,7 @@ def measure(
         "compile_seconds": seconds,
         "records": [],
     }
-    clock = "cpu" if result["environment"]["platform"] == "cpu" else "wall"
+    clock = harness.clock()
     for index in range(records):
         # Warm up once: the programs stay compiled, and the memory allocated, between records.
         samples = harness.interleave(calls, rounds=rounds, warmup=1 if index == 0 else 0)

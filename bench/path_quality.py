@@ -84,6 +84,20 @@ METHODS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
 }
 
 
+def curves(f: Any, mean: jax.Array) -> Callable[..., Any]:
+    """The areas of a map, `(x, values, label, params) -> deletion, insertion`, towards the mean."""
+    options = {"step_size": 0.05, "channel_axis": -1, "chunk_size": 4}
+    key = jax.random.key(0)
+
+    def of_map(x: jax.Array, values: jax.Array, label: jax.Array, params: Any) -> Any:
+        return tuple(
+            measure(f, **options)(key, x, mean, values, label, params).area
+            for measure in (metrics.deletion, metrics.insertion)
+        )
+
+    return of_map
+
+
 class Study:
     """One model, its images, and the curves of maps."""
 
@@ -99,16 +113,7 @@ class Study:
         self.labels = jnp.asarray(np.concatenate(scores).argmax(axis=1), jnp.int32)
         self.f = jaxplain.targets.probability(self.apply)
         self.mean = jnp.broadcast_to(x.mean(axis=(0, 1, 2)), x.shape[1:])
-        options = {"step_size": 0.05, "channel_axis": -1, "chunk_size": 4}
-        key = jax.random.key(0)
-
-        def of_map(x: jax.Array, values: jax.Array, label: jax.Array, params: Any) -> Any:
-            return tuple(
-                measure(self.f, **options)(key, x, self.mean, values, label, params).area
-                for measure in (metrics.deletion, metrics.insertion)
-            )
-
-        self._curves = jax.jit(of_map)
+        self._curves = jax.jit(curves(self.f, self.mean))
 
     def maps(self, make: Callable[[Any, int], Any], given: str, baseline: Any = None) -> np.ndarray:
         """The values of every image, one image at a time: walks differ in length."""

@@ -91,13 +91,15 @@ def main(arguments: list[str] | None = None) -> None:
     taken = harness.interleave(
         programs | theirs(dimensions, samples), rounds=1 if options.quick else options.rounds
     )
+    clock = harness.clock()
+    seconds_of = {name: getattr(samples_of, clock) for name, samples_of in taken.items()}
     ratios = {
-        name: harness.ratio(taken[pair[1]].cpu, taken[name].cpu) for name, pair in PAIRS.items()
+        name: harness.ratio(seconds_of[pair[1]], seconds_of[name]) for name, pair in PAIRS.items()
     }
     numbers = samples * dimensions
-    print(f"{samples} x {dimensions}, CPU seconds, medians; blocks of {BLOCK}")
+    print(f"{samples} x {dimensions}, {clock} seconds, medians; blocks of {BLOCK}")
     for name, (_, peer) in PAIRS.items():
-        seconds = harness.spread(taken[name].cpu)["median"]
+        seconds = harness.spread(seconds_of[name])["median"]
         print(
             f"  {name:16} {seconds:.5f} s, {1e9 * seconds / numbers:6.3f} ns a number, "
             f"{peer} takes {ratios[name]['of_medians']:.1f} times as long; compiled in "
@@ -111,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         content = {
             "benchmark": "qmc",
             "environment": harness.environment(),
+            "clock": clock,
             "case": {"samples": samples, "dimensions": dimensions, "block_size": BLOCK},
             "compile_seconds": {name: c[0].compile_seconds for name, c in compiled.items()},
             "rounds": harness.record(taken),

@@ -127,7 +127,9 @@ def time_case(name: str, samples: int, rounds: int, peer_rounds: int) -> dict[st
     peers = {"SALib": salib(name, samples), "scipy": scipy(name, samples)}
     everything = {"jaxplain": programs["jaxplain"], **peers}
     taken = harness.interleave(everything, rounds=peer_rounds, warmup=1)
-    ratios = {peer: harness.ratio(taken[peer].cpu, taken["jaxplain"].cpu) for peer in peers}
+    clock = harness.clock()
+    ratio = lambda found, a, b: harness.ratio(getattr(found[a], clock), getattr(found[b], clock))
+    ratios = {peer: ratio(taken, peer, "jaxplain") for peer in peers}
     error = lambda first, total: max(
         float(np.max(np.abs(np.asarray(first) - case.first_order))),
         float(np.max(np.abs(np.asarray(total) - case.total_order))),
@@ -141,12 +143,13 @@ def time_case(name: str, samples: int, rounds: int, peer_rounds: int) -> dict[st
         "benchmark": "sobol_indices",
         "case": name,
         "samples": samples,
+        "clock": clock,
         "environment": harness.environment() | {"peers": _versions()},
         "compile": compiling,
         "own": harness.record(own),
         "taking_turns": harness.record(taken),
-        "a_a": harness.ratio(own["jaxplain again"].cpu, own["jaxplain"].cpu),
-        "bootstrap": harness.ratio(own["jaxplain bootstrap"].cpu, own["jaxplain"].cpu),
+        "a_a": ratio(own, "jaxplain again", "jaxplain"),
+        "bootstrap": ratio(own, "jaxplain bootstrap", "jaxplain"),
         "times_as_long": ratios,
         "largest_error": {name: harness.spread(several) for name, several in errors.items()},
     }
@@ -245,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.only or list(SAMPLES):
         rounds = (3, 1) if options.quick else (options.rounds, options.peer_rounds)
         content = time_case(name, 1024 if options.quick else SAMPLES[name], *rounds)
-        spent = content["own"]["jaxplain"]["cpu"]
+        spent = content["own"]["jaxplain"][content["clock"]]
         compiling = content["compile"]["jaxplain"]["cpu_seconds"]
         print(
             f"{name}, N = {content['samples']:,}: median {1e3 * spent['median']:.2f} ms "
@@ -257,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         for peer, found in content["times_as_long"].items():
             print(
                 f"    {peer}: {found['of_medians']:.0f} times as long (bar {BARS[name][peer]}), "
-                f"{content['taking_turns'][peer]['cpu']['median']:.2f} s"
+                f"{content['taking_turns'][peer][content['clock']]['median']:.2f} s"
             )
         for entry, found in content["largest_error"].items():
             print(f"    error of the worst index, {entry}: median {found['median']:.1e}")

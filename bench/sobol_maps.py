@@ -2,6 +2,7 @@
 
     JAXPLAIN_DATA=... python -m bench.sobol_maps [--only resnet20] [--parts speed quality]
         [--images 20] [--truth 1024] [--grid 8] [--samples 8 16 32] [--seeds 5] [--chunk-size 64]
+        [--outputs FOLDER]
 
 Speed: one attribution (its masks, perturbed images, forwards and indices) over the same number of
 pure forwards in chunks of the same size, the faster of a host loop and a loop inside one program;
@@ -10,8 +11,9 @@ rounds alternate. The bar is a throughput of 0.92 of the forwards'.
 Quality: Spearman and Pearson correlation of the cells with those of plain Jansen at `--truth` rows
 (another key), for each estimator and number of rows: means over seeds, then over images, with the
 standard error over images. The bar: the default form at half of the forwards of the largest number
-of rows is within 0.01 of plain Jansen at that number, in both. The full run is 20 images and 1,024
-rows of 8 x 8 cells: 66,560 forwards for the truth of each image and 36,400 for each two estimators.
+of rows is within 0.01 of plain Jansen at that number, in both. The model is evaluated once for all
+estimators, and not again where `--outputs` holds what it gave. The full run is 20 images and 1,024
+rows of 8 x 8 cells: 66,560 forwards for the truth of each image and 10,400 for the seeds.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from bench import harness
 from bench.path_quality import CASES
 from jaxplain import masks, qmc, sobol
 from jaxplain.sobol import _attribution, estimators
+from jaxplain.sobol._statistics import Layout
 
 BAR = 0.92
 CLOSE = 0.01
@@ -106,7 +109,7 @@ def speed(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "forwards, host loop": host_loop,
     }
     samples_of = harness.interleave(programs, rounds=options.rounds)
-    clock = "cpu" if jax.devices()[0].platform == "cpu" else "wall"
+    clock = harness.clock()
     taken = {name: getattr(s, clock) for name, s in samples_of.items()}
     floor = min(list(taken)[2:], key=lambda name: np.median(taken[name]))
     ratio = harness.ratio(taken[floor], taken["attribution"])
@@ -130,60 +133,90 @@ def speed(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def pair(first: str, second: str) -> estimators.Estimator:
-    """Two estimators of total indices, from the same evaluations, as the two orders of one."""
-    total = lambda name: getattr(estimators, name).total_order
-    return estimators.Estimator(first_order=total(first), total_order=total(second))
+def block_of(model: Model, options: argparse.Namespace, samples: int, form: Any) -> Any:
+    """A function of a key and an image to the outputs of a design, as `sobol.attribution` has them.
 
-
-def quality(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    model = Model(name, options.images)
+    Shapes (evaluations, rows) and the steps (cells, rows).
+    """
+    shape = (options.grid, options.grid)
+    cells = options.grid**2
+    plan = _attribution._plan({"": form}, False, cells, samples, 1, options.chunk_size)
     sampler = getattr(qmc, options.sampler)
+    grid = masks.grid(*shape)
 
-    def cells(estimator: Any, samples: int, seeds: int, first_seed: int, order: str) -> Any:
-        """For each image and seed."""
-        explain = sobol.attribution(
-            model.f,
-            masks=masks.grid(options.grid, options.grid),
-            samples=samples,
-            sampler=sampler,
-            estimator=estimator,
-            order=order,
-            chunk_size=options.chunk_size,
-        )
+    def of(key: jax.Array, x: jax.Array, label: jax.Array, params: Any) -> Any:
+        perturbed = masks.replace(x, model.baseline)
 
-        def of(key: jax.Array, x: jax.Array, label: jax.Array, params: Any) -> Any:
-            r = explain(key, x, model.baseline, label, params)
-            return r.cells.ravel(), None if r.first_order is None else r.first_order.ravel()
+        def output(own: jax.Array) -> jax.Array:
+            return model.f(perturbed(grid.expand(own.reshape(shape), x)), label, params).reshape(1)
 
-        compiled, found = jax.jit(of), []
+        block = sampler(key, plan.points * cells, samples, plan.rows)
+        numbers = jnp.arange(samples // plan.rows)
+        y, step = jax.lax.map(lambda n: _attribution._outputs(plan, output, block(n)), numbers)
+        # (blocks, places, 1, rows) -> (places, rows)
+        flat = lambda a: jnp.moveaxis(a[:, :, 0], 0, 1).reshape(a.shape[1], -1)
+        return flat(y), flat(step)
+
+    return jax.jit(of)
+
+
+def evaluated(model: Model, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The outputs for the truth of each image, and of the largest design for each seed."""
+
+    def gather(samples: int, seeds: int, first_seed: int, form: Any) -> Any:
+        of, found = block_of(model, options, samples, form), []
         for number, (x, label) in enumerate(zip(model.x, model.labels, strict=True)):
             keys = [
                 jax.random.fold_in(jax.random.key(number), first_seed + k) for k in range(seeds)
             ]
-            found.append([jax.device_get(compiled(key, x, label, model.params)) for key in keys])
+            found.append([jax.device_get(of(key, x, label, model.params)) for key in keys])
             print(f"\r  {samples} rows: image {number + 1} of {len(model.x)}", end="", flush=True)
         print("\r", end="")
-        return [[[np.asarray(row[p]) for row in rows] for rows in found] for p in (0, 1)]
+        return [np.asarray([[row[p] for row in rows] for rows in found]) for p in (0, 1)]
 
-    truth = [rows[0] for rows in cells(estimators.jansen, options.truth, 1, 1000, "total")[0]]
+    plain, regression = estimators.jansen.total_order, estimators.jansen_regression.total_order
+    truth, _ = gather(options.truth, 1, 1000, plain)
+    y, step = gather(max(options.samples), options.seeds, 0, regression)
+    return {"truth": truth[:, 0], "y": y, "step": step}
+
+
+def total_indices(form: Any, y: np.ndarray, step: Any = None) -> np.ndarray:
+    """Of one design; y as `block_of` returns it, in float64."""
+    layout = Layout(frozenset(form.needs), len(y) - 1)
+    with jax.enable_x64(True):
+        y = jnp.asarray(y, jnp.float64)[:, None]
+        step = None if step is None else jnp.asarray(step, jnp.float64)[:, None]
+        rows = layout.rows(y - y.mean(), step)
+        means = [jnp.mean(z, axis=-1) for z in form.statistics(rows)]
+        return np.asarray(form.estimate(*means)).reshape(-1)
+
+
+def quality(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    store = None
+    if options.outputs is not None:
+        store = options.outputs / f"{name}_{options.sampler}.npz"
+    if store is not None and store.is_file():
+        data = dict(np.load(store))
+    else:
+        data = evaluated(Model(name, options.images), options)
+        if store is not None:
+            store.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(store, **data)
+    images, seeds = data["y"].shape[:2]
+    truth = [total_indices(estimators.jansen.total_order, y) for y in data["truth"]]
     scores: dict[tuple[str, int], np.ndarray] = {}  # (images, two correlations)
+    for form in FORMS:
+        for samples in options.samples:
+            correlate = (scipy.stats.spearmanr, scipy.stats.pearsonr)
+            found = np.empty((images, seeds, 2))
+            for image, seed in np.ndindex(images, seeds):
+                # The first rows of a larger design are the smaller design.
+                y, step = (data[part][image, seed, :, :samples] for part in ("y", "step"))
+                cells = total_indices(getattr(estimators, form).total_order, y, step)
+                found[image, seed] = [c(cells, truth[image]).statistic for c in correlate]
+            scores[form, samples] = found.mean(axis=1)
 
-    def score(maps: list[list[np.ndarray]]) -> np.ndarray:
-        correlate = (scipy.stats.spearmanr, scipy.stats.pearsonr)
-        each = [
-            [[c(row, exact).statistic for c in correlate] for row in rows]
-            for rows, exact in zip(maps, truth, strict=True)
-        ]
-        return np.mean(each, axis=1)
-
-    for samples in options.samples:
-        first, second = cells(pair(FORMS[2], FORMS[0]), samples, options.seeds, 0, "both")
-        third, _ = cells(estimators.jansen_ratio, samples, options.seeds, 0, "total")
-        for form, maps in ((FORMS[0], first), (FORMS[2], second), (FORMS[1], third)):
-            scores[form, samples] = score(maps)
-
-    full = options.samples[-1]
+    full = max(options.samples)
     reference = scores["jansen", full]
     spread = lambda array: array.std(axis=0, ddof=1) / np.sqrt(len(array))
     record: dict[str, Any] = {"sum of total indices": float(np.mean(np.sum(truth, axis=1)))}
@@ -225,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sampler", default="sobol", choices=("sobol", "monte_carlo", "halton"))
     parser.add_argument("--chunk-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--outputs", type=pathlib.Path, help="keep the model's outputs here")
     parser.add_argument("--out", type=pathlib.Path, help="folder of the JSON files")
     options = parser.parse_args(arguments)
     for name in options.only:
@@ -232,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
             result = {"speed": speed, "quality": quality}[part](name, options)
             if options.out is not None:
                 about = {"benchmark": "sobol_maps", "environment": harness.environment()}
-                asked = {k: v for k, v in vars(options).items() if k != "out"}
+                asked = {k: v for k, v in vars(options).items() if k not in ("out", "outputs")}
                 path = options.out / f"sobol_maps_{part}_{name}.json"
                 harness.write(path, about | {"case": name, "options": asked} | result)
 
