@@ -122,7 +122,9 @@ def count_or_none(count: float) -> float | None:
     return float(count) if np.isfinite(count) else None
 
 
-def measure(name: str, examples: int | None, gradients: tuple[int, ...]) -> dict[str, object]:
+def measure(
+    name: str, examples: int | None, gradients: tuple[int, ...], batch: int = 16
+) -> dict[str, object]:
     model, x = case(name)
     x = x[:examples]
     apply, params = jaxplain.adapters.nnx(model)
@@ -131,12 +133,12 @@ def measure(name: str, examples: int | None, gradients: tuple[int, ...]) -> dict
     with jax.enable_x64(True):
         wide = lambda tree: jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), tree)
         reference = jaxplain.integrated_gradients(f, steps=1024, chunk_size=1)
-        exact = error_estimate.explain(reference, wide(x), labels, wide(params))
+        exact = error_estimate.explain(reference, wide(x), labels, wide(params), batch)
     rise = np.asarray(exact.output - exact.baseline_output)
     exact = np.asarray(exact.values).reshape(len(x), -1)
 
     def errors(kernel):
-        result = error_estimate.explain(kernel, x, labels, params)
+        result = error_estimate.explain(kernel, x, labels, params, batch)
         wrong = np.asarray(result.values, np.float64).reshape(len(x), -1) - exact
         vector = np.linalg.norm(wrong, axis=1) / np.linalg.norm(exact, axis=1)
         return result, vector, np.abs(result.completeness_gap / rise)
@@ -234,6 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="4 examples, 8 and 16 gradients")
+    parser.add_argument("--batch", type=int, default=16, help="examples at once")
     parser.add_argument("--out", type=pathlib.Path, help="folder of the JSON files and the figure")
     options = parser.parse_args(arguments)
     examples, gradients = (4, (8, 16)) if options.quick else (None, GRADIENTS)
@@ -241,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     if folder is None and not options.quick:
         folder = pathlib.Path(__file__).parent / "results"
     for name in options.only:
-        result = measure(name, examples, gradients)
+        result = measure(name, examples, gradients, options.batch)
         if folder is not None:
             about = {"benchmark": "cost_for_accuracy", "environment": harness.environment()}
             harness.write(folder / f"cost_for_accuracy_{name}.json", about | result)

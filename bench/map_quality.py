@@ -11,6 +11,7 @@ photo, which most such sets of photos favour. Nothing is timed.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ import jaxplain
 from bench import harness
 from bench.path_quality import curves, pictures, squeezenet
 from jaxplain import masks, paths, perturbation, sobol
+from jaxplain.sobol import estimators
 
 CELLS = 8
 CHUNK = 64
@@ -50,12 +52,13 @@ def points_into(values: np.ndarray, boxes: list[list[float]]) -> bool:
     return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes)
 
 
-def of_sobol(f: Any, forwards: int) -> Callable[..., Any]:
+def of_sobol(f: Any, forwards: int, **estimator: Any) -> Callable[..., Any]:
     explain = sobol.attribution(
         f,
         masks=masks.grid(CELLS, CELLS),
         samples=max(forwards // (CELLS**2 + 1), 2),
         chunk_size=CHUNK,
+        **estimator,
     )
     return lambda key, x, base, *args: explain(key, x, base, *args).values
 
@@ -97,6 +100,9 @@ def of_integrated_gradients(f: Any, forwards: int) -> Callable[..., Any]:
 METHODS = {
     "rise": of_rise,  # first: the others are compared with it
     "sobol": of_sobol,
+    "sobol, jansen": functools.partial(of_sobol, estimator=estimators.jansen),
+    "sobol, jansen_ratio": functools.partial(of_sobol, estimator=estimators.jansen_ratio),
+    "sobol, jansen_regression": functools.partial(of_sobol, estimator=estimators.jansen_regression),
     "hsic": of_hsic,
     "chance": of_chance,
     "centre": of_centre,
