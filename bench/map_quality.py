@@ -52,10 +52,12 @@ def points_into(values: np.ndarray, boxes: list[list[float]]) -> bool:
     return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes)
 
 
-def of_sobol(f: Any, forwards: int, **estimator: Any) -> Callable[..., Any]:
+def of_sobol(
+    f: Any, forwards: int, upsampling: str = "nearest", **estimator: Any
+) -> Callable[..., Any]:
     explain = sobol.attribution(
         f,
-        masks=masks.grid(CELLS, CELLS),
+        masks=masks.grid(CELLS, CELLS, upsampling=upsampling),
         samples=max(forwards // (CELLS**2 + 1), 2),
         chunk_size=CHUNK,
         **estimator,
@@ -100,6 +102,7 @@ def of_integrated_gradients(f: Any, forwards: int) -> Callable[..., Any]:
 METHODS = {
     "rise": of_rise,  # first: the others are compared with it
     "sobol": of_sobol,
+    "sobol, bilinear": functools.partial(of_sobol, upsampling="bilinear"),
     "sobol, jansen": functools.partial(of_sobol, estimator=estimators.jansen),
     "sobol, jansen_ratio": functools.partial(of_sobol, estimator=estimators.jansen_ratio),
     "sobol, jansen_regression": functools.partial(of_sobol, estimator=estimators.jansen_regression),

@@ -13,7 +13,7 @@ Quality: Spearman and Pearson correlation of the cells with those of plain Janse
 standard error over images. The bar: the default form at half of the forwards of the largest number
 of rows is within 0.01 of plain Jansen at that number, in both. The model is evaluated once for all
 estimators, and not again where `--outputs` holds what it gave. The full run is 20 images and 1,024
-rows of 8 x 8 cells: 66,560 forwards for the truth of each image and 10,400 for the seeds.
+rows of 8 x 8 cells: 66,560 forwards for the truth of each image and 20,800 for the seeds.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ from bench import harness
 from bench.path_quality import CASES
 from jaxplain import masks, qmc, sobol
 from jaxplain.sobol import _attribution, estimators
-from jaxplain.sobol._statistics import Layout
+from jaxplain.sobol._statistics import Known, Layout
 
 BAR = 0.92
 CLOSE = 0.01
-FORMS = ("jansen", "jansen_ratio", "jansen_regression")
-DEFAULT = "jansen_regression"
+DEFAULT = "jansen_importance"
 
 
 class Model:
@@ -75,7 +74,7 @@ def speed(name: str, options: argparse.Namespace) -> dict[str, Any]:
         samples=samples,
         chunk_size=options.chunk_size,
     )
-    formulas = _attribution._formulas(estimators.jansen_regression, "total", False)
+    formulas = _attribution._formulas(None, "total", False)
     plan = _attribution._plan(formulas, False, cells, samples, 1, options.chunk_size)
     size, forwards = plan.chunk_size, samples * (cells + 1)
     chunks, rest = divmod(forwards, size)
@@ -133,17 +132,36 @@ def speed(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def block_of(model: Model, options: argparse.Namespace, samples: int, form: Any) -> Any:
-    """A function of a key and an image to the outputs of a design, as `sobol.attribution` has them.
+def designs(options: argparse.Namespace) -> dict[str, tuple[Any, int, int, int]]:
+    """What is evaluated: a form that asks for it, rows, seeds and the first seed."""
+    full, seeds = max(options.samples), options.seeds
+    return {
+        "truth": (estimators.jansen, options.truth, 1, 1000),
+        "uniform": (estimators.jansen_regression, full, seeds, 0),
+        "importance": (estimators.jansen_importance, full, seeds, 0),
+    }
 
-    Shapes (evaluations, rows) and the steps (cells, rows).
+
+FORMS = {
+    "jansen": "uniform",
+    "jansen_ratio": "uniform",
+    "jansen_regression": "uniform",
+    "jansen_importance": "importance",
+}
+
+
+def evaluated(model: Model, options: argparse.Namespace, design: str) -> dict[str, np.ndarray]:
+    """The outputs for each image and seed, (images, seeds, evaluations, rows), and what is known.
+
+    Evaluated as `sobol.attribution` does. The first rows of a larger design are the smaller one.
     """
-    shape = (options.grid, options.grid)
-    cells = options.grid**2
-    plan = _attribution._plan({"": form}, False, cells, samples, 1, options.chunk_size)
-    sampler = getattr(qmc, options.sampler)
-    grid = masks.grid(*shape)
+    estimator, samples, seeds, first_seed = designs(options)[design]
+    shape, cells = (options.grid, options.grid), options.grid**2
+    formulas = {"": estimator.total_order}
+    plan = _attribution._plan(formulas, False, cells, samples, 1, options.chunk_size)
+    sampler, grid = getattr(qmc, options.sampler), masks.grid(*shape)
 
+    @jax.jit
     def of(key: jax.Array, x: jax.Array, label: jax.Array, params: Any) -> Any:
         perturbed = masks.replace(x, model.baseline)
 
@@ -152,69 +170,57 @@ def block_of(model: Model, options: argparse.Namespace, samples: int, form: Any)
 
         block = sampler(key, plan.points * cells, samples, plan.rows)
         numbers = jnp.arange(samples // plan.rows)
-        y, step = jax.lax.map(lambda n: _attribution._outputs(plan, output, block(n)), numbers)
+        y, known = jax.lax.map(lambda n: _attribution._outputs(plan, output, block(n)), numbers)
         # (blocks, places, 1, rows) -> (places, rows)
         flat = lambda a: jnp.moveaxis(a[:, :, 0], 0, 1).reshape(a.shape[1], -1)
-        return flat(y), flat(step)
+        return jax.tree.map(flat, {"y": y, "step": known.step, "weight": known.weight})
 
-    return jax.jit(of)
-
-
-def evaluated(model: Model, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The outputs for the truth of each image, and of the largest design for each seed."""
-
-    def gather(samples: int, seeds: int, first_seed: int, form: Any) -> Any:
-        of, found = block_of(model, options, samples, form), []
-        for number, (x, label) in enumerate(zip(model.x, model.labels, strict=True)):
-            keys = [
-                jax.random.fold_in(jax.random.key(number), first_seed + k) for k in range(seeds)
-            ]
-            found.append([jax.device_get(of(key, x, label, model.params)) for key in keys])
-            print(f"\r  {samples} rows: image {number + 1} of {len(model.x)}", end="", flush=True)
-        print("\r", end="")
-        return [np.asarray([[row[p] for row in rows] for rows in found]) for p in (0, 1)]
-
-    plain, regression = estimators.jansen.total_order, estimators.jansen_regression.total_order
-    truth, _ = gather(options.truth, 1, 1000, plain)
-    y, step = gather(max(options.samples), options.seeds, 0, regression)
-    return {"truth": truth[:, 0], "y": y, "step": step}
+    found = []
+    for number, (x, label) in enumerate(zip(model.x, model.labels, strict=True)):
+        keys = [jax.random.fold_in(jax.random.key(number), first_seed + k) for k in range(seeds)]
+        rows = [jax.device_get(of(key, x, label, model.params)) for key in keys]
+        found.append(jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
+        print(f"\r  {design}: image {number + 1} of {len(model.x)}", end="", flush=True)
+    print("\r", end="")
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def total_indices(form: Any, y: np.ndarray, step: Any = None) -> np.ndarray:
-    """Of one design; y as `block_of` returns it, in float64."""
-    layout = Layout(frozenset(form.needs), len(y) - 1)
+def total_indices(form: Any, data: dict[str, Any], image: int, seed: int, rows: int) -> np.ndarray:
+    """From the first rows of one design, in float64."""
+    layout = Layout(frozenset(form.needs), data["y"].shape[2] - 1)
     with jax.enable_x64(True):
-        y = jnp.asarray(y, jnp.float64)[:, None]
-        step = None if step is None else jnp.asarray(step, jnp.float64)[:, None]
-        rows = layout.rows(y - y.mean(), step)
-        means = [jnp.mean(z, axis=-1) for z in form.statistics(rows)]
+        of = lambda part: jnp.asarray(data[part][image, seed, :, :rows], jnp.float64)[:, None]
+        y = of("y")
+        known = Known(of("step"), of("weight") if "weight" in form.needs else None)
+        means = [jnp.mean(z, axis=-1) for z in form.statistics(layout.rows(y - y.mean(), known))]
         return np.asarray(form.estimate(*means)).reshape(-1)
 
 
 def quality(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    store = None
-    if options.outputs is not None:
-        store = options.outputs / f"{name}_{options.sampler}.npz"
-    if store is not None and store.is_file():
-        data = dict(np.load(store))
-    else:
-        data = evaluated(Model(name, options.images), options)
-        if store is not None:
-            store.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(store, **data)
-    images, seeds = data["y"].shape[:2]
-    truth = [total_indices(estimators.jansen.total_order, y) for y in data["truth"]]
+    model, data = None, {}
+    for design in designs(options):
+        path = (options.outputs or pathlib.Path()) / f"{name}_{options.sampler}_{design}.npz"
+        if options.outputs is not None and path.is_file():
+            data[design] = dict(np.load(path))
+            continue
+        model = model or Model(name, options.images)
+        data[design] = evaluated(model, options, design)
+        if options.outputs is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(path, **{k: v for k, v in data[design].items() if v is not None})
+    images = range(len(data["truth"]["y"]))
+    plain = estimators.jansen.total_order
+    truth = [total_indices(plain, data["truth"], image, 0, options.truth) for image in images]
     scores: dict[tuple[str, int], np.ndarray] = {}  # (images, two correlations)
-    for form in FORMS:
+    for name_of_form, design in FORMS.items():
+        form = getattr(estimators, name_of_form).total_order
         for samples in options.samples:
-            correlate = (scipy.stats.spearmanr, scipy.stats.pearsonr)
-            found = np.empty((images, seeds, 2))
-            for image, seed in np.ndindex(images, seeds):
-                # The first rows of a larger design are the smaller design.
-                y, step = (data[part][image, seed, :, :samples] for part in ("y", "step"))
-                cells = total_indices(getattr(estimators, form).total_order, y, step)
+            found = np.empty((len(images), options.seeds, 2))
+            for image, seed in np.ndindex(found.shape[:2]):
+                cells = total_indices(form, data[design], image, seed, samples)
+                correlate = (scipy.stats.spearmanr, scipy.stats.pearsonr)
                 found[image, seed] = [c(cells, truth[image]).statistic for c in correlate]
-            scores[form, samples] = found.mean(axis=1)
+            scores[name_of_form, samples] = found.mean(axis=1)
 
     full = max(options.samples)
     reference = scores["jansen", full]

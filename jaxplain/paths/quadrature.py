@@ -261,7 +261,8 @@ def _stieltjes_zeros(m: int) -> np.ndarray:
     coefficients = np.zeros(m + 2)
     coefficients[m + 1] = 1.0
     coefficients[lower] = np.linalg.solve(products[:, lower], -products[:, m + 1])
-    zeros = legendre.legroots(coefficients)
+    # All real (Szego). Eigenvalues come as complex numbers from numpy 2.5 on, whatever they are.
+    zeros = legendre.legroots(coefficients).real
     slope = legendre.legder(coefficients)
     for _ in range(2):  # the eigenvalues are good to some 1e-14; Newton's steps to rounding
         zeros = zeros - legendre.legval(zeros, coefficients) / legendre.legval(zeros, slope)

@@ -23,8 +23,8 @@ from jaxplain import masks as _masks
 from jaxplain.evaluate import evaluate, stack
 from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _statistics
-from jaxplain.sobol._statistics import PAIRS, Layout
-from jaxplain.sobol.estimators import Estimator, Formula, jansen_regression
+from jaxplain.sobol._statistics import PAIRS, Known, Layout
+from jaxplain.sobol.estimators import Estimator, Formula, jansen_importance, jansen_regression
 
 ORDERS = {
     "total": ("total_order",),
@@ -88,7 +88,7 @@ def attribution(
     samples: int = 16,
     perturbation: Callable[[Any, Any], Callable[[Any], Any]] = _masks.replace,
     sampler: Sampler = qmc.sobol,
-    estimator: Estimator = jansen_regression,
+    estimator: Estimator | None = None,
     order: str = "total",
     interactions: bool = False,
     chunk_size: int = 64,
@@ -113,9 +113,10 @@ def attribution(
         perturbation: what becomes of masked parts, `(x, baseline) -> (mask -> x')`:
             `jaxplain.masks.replace`, `blur(sigma)`, `amplitude(scale)` or a function of this form.
         sampler: `jaxplain.qmc.sobol` or another; options by `functools.partial`.
-        estimator: one of `jaxplain.sobol.estimators`: `jansen_regression` unless given, `jansen`,
-            or `jansen_ratio`, which can be worse where f is not monotone in the masks.
-            docs/sobol.md compares them.
+        estimator: one of `jaxplain.sobol.estimators`: `jansen`, `jansen_regression`,
+            `jansen_importance`, or `jansen_ratio`, which can be worse where f is not monotone in
+            the masks. None for `jansen_importance` where total indices alone are asked for, else
+            `jansen_regression`. docs/sobol.md compares them.
         order: which indices `values` are: "total", "first", or "both" for total indices and the
             field `first_order`. Static.
         interactions: whether to estimate second-order indices of all pairs of cells. Static.
@@ -149,8 +150,9 @@ def attribution(
         Fel, Cadene, Chalvidal, Cord, Vigouroux and Serre, "Look at the Variance! Efficient
         Black-box Explanations with Sobol-based Sensitivity Analysis", NeurIPS 2021, section 3; the
         first-order indices are those of Saltelli 2010, the second-order ones of Saltelli 2002.
-        Deviations: 1. the estimator is Jansen's with a control variate, and V is taken over all
-        evaluations; f(B) is not evaluated where no formula reads it. 2. The Sobol' sequence is
+        Deviations: 1. the estimator is Jansen's with importance sampling of B (or a control
+        variate), and V is taken over all evaluations; f(B) is not evaluated where no formula reads
+        it. 2. The Sobol' sequence is
         scrambled by the key. 3. Maps are the cells as the masks spread them; the authors' code
         resizes the grid of indices to the image by cubic interpolation. 4. Standard errors. The
         authors' own numbers: `estimator=jaxplain.sobol.estimators.jansen_of_base(samples)`,
@@ -287,10 +289,13 @@ def _plan(
 
 def _outputs(
     plan: _Plan, f: Callable[[jax.Array], jax.Array], u: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The outputs of a block, (evaluations, outputs, rows), and the steps, (cells, 1, rows)."""
+) -> tuple[jax.Array, Known]:
+    """The outputs of a block, (evaluations, outputs, rows), and what is known of it."""
     layout, cells = plan.layout, plan.layout.groups
-    points = u.reshape(plan.rows, plan.points, cells)
+    points, weight = u.reshape(plan.rows, plan.points, cells), None
+    if "weight" in layout.needs:
+        b, weight = _importance(points[:, 0], points[:, 1])
+        points = points.at[:, 1].set(b)
     # Per place in a row: the point that it starts from, and the cell that another gives it.
     places = [(0, 0, -1)]
     places += [(1, 1, -1)] if "b" in layout.needs else []
@@ -307,8 +312,21 @@ def _outputs(
     many = plan.chunks * plan.chunk_size
     y = evaluate(point, many, stack(many), chunk_size=plan.chunk_size)
     y = y[: plan.rows * layout.evaluations].reshape(plan.rows, layout.evaluations, -1)
-    step = (points[:, 1] - points[:, 0]).T[:, None].astype(y.dtype)
-    return jnp.moveaxis(y, 0, 2), step
+    of_cells = lambda array: None if array is None else array.T[:, None].astype(y.dtype)
+    known = Known(of_cells(points[:, 1] - points[:, 0]), of_cells(weight))
+    return jnp.moveaxis(y, 0, 2), known
+
+
+def _importance(a: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From a and u uniform on [0, 1], b of density |b - a| / z given a, and its weight z / |b - a|.
+
+    Its distribution function is (a^2 -+ (b - a)^2) / 2 z, z = (a^2 + (1 - a)^2) / 2.
+    """
+    twice = a**2 + (1 - a) ** 2
+    beyond = u * twice - a**2
+    step = jnp.sqrt(jnp.abs(beyond))
+    b = jnp.clip(a + jnp.sign(beyond) * step, 0, 1)
+    return b, twice / 2 / jnp.maximum(step, jnp.finfo(a.dtype).tiny ** 0.5)
 
 
 def _one_array(output: Any) -> jax.Array:
@@ -328,17 +346,25 @@ def _one_array(output: Any) -> jax.Array:
 
 
 def _formulas(estimator: Any, order: Any, interactions: Any) -> dict[str, Formula]:
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, but is {order!r}.")
+    if not isinstance(interactions, bool):
+        raise TypeError(f"interactions must be True or False, but is {interactions!r}.")
+    if estimator is None:
+        alone = order == "total" and not interactions
+        estimator = jansen_importance if alone else jansen_regression
     if not isinstance(estimator, Estimator):
         raise TypeError(
             "estimator must be one of `jaxplain.sobol.estimators`, such as `jansen_regression`, "
             f"but is a {type(estimator).__name__}."
         )
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, but is {order!r}.")
-    if not isinstance(interactions, bool):
-        raise TypeError(f"interactions must be True or False, but is {interactions!r}.")
     formulas = {name: getattr(estimator, name) for name in ORDERS[order]}
     for name, formula in formulas.items():
         if formula is None:
             raise ValueError(f"this estimator has no form of {name} indices: take another.")
+        if "weight" in formula.needs and interactions:
+            raise ValueError(
+                "interactions need parts drawn uniformly, which this estimator does not: take "
+                "`jaxplain.sobol.estimators.jansen_regression`."
+            )
     return formulas

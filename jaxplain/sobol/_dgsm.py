@@ -17,7 +17,7 @@ from jaxplain import checks, estimates, qmc, trees
 from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _indices
 from jaxplain.sobol._factors import Factors, factors
-from jaxplain.sobol._statistics import Estimates, Layout, State
+from jaxplain.sobol._statistics import NOTHING, Estimates, Known, Layout, State
 from jaxplain.sobol.estimators import Estimator, Formula, Rows, ratio, variance_of
 
 
@@ -185,7 +185,7 @@ class _Layout(Layout):
     def evaluations(self) -> int:
         return 1 + self.groups
 
-    def rows(self, y: jax.Array, step: Any = None) -> Rows:
+    def rows(self, y: jax.Array, known: Known = NOTHING) -> Rows:
         return Rows(y[:1], None, y[1:], None, None, y[:1], y[:1] ** 2, None)
 
     def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

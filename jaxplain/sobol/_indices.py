@@ -446,7 +446,7 @@ def _options(
         formula = getattr(estimator, name)
         if formula is None:
             raise ValueError(f"this estimator has no form of {name} indices: take another.")
-        if "step" in formula.needs:
+        if {"step", "weight"} & set(formula.needs):
             raise ValueError(
                 f"{name}: this estimator is for masks, whose factors are uniform on [0, 1] "
                 "(`jaxplain.sobol.attribution`): take another."

@@ -20,7 +20,7 @@ from jaxplain.evaluate import evaluate, stack
 from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol import _design, _indices
 from jaxplain.sobol._factors import Factors, factors
-from jaxplain.sobol._statistics import Estimates, Layout, State
+from jaxplain.sobol._statistics import NOTHING, Estimates, Known, Layout, State
 from jaxplain.sobol.estimators import Estimator, Formula, Rows, ratio, variance_of
 
 NAMES = ("effects", "total_order")
@@ -190,7 +190,7 @@ class _Layout(Layout):
     def evaluations(self) -> int:
         return 2 * self.groups + 1
 
-    def rows(self, y: jax.Array, step: Any = None) -> Rows:
+    def rows(self, y: jax.Array, known: Known = NOTHING) -> Rows:
         own, before = y[: self.groups + 1], y[self.groups + 1 :]
         mean = jnp.mean(own, axis=0, keepdims=True)
         square = jnp.mean(own**2, axis=0, keepdims=True)

@@ -29,12 +29,22 @@ HIGHEST = jax.lax.Precision.HIGHEST
 PAIRS = "second_order"
 
 
+class Known(NamedTuple):
+    """What is known of a block's rows beside outputs, shape (G, 1, rows) each or None."""
+
+    step: Any = None
+    weight: Any = None
+
+
+NOTHING = Known()
+
+
 class Layout(NamedTuple):
     """How the outputs of a row lie along the first axis of a block (evaluations, outputs, rows).
 
     Attributes:
-        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order; and whether
-            there is a "step", which is not an evaluation.
+        needs: which of "b", "ab", "ba", "ac" there are, after a and in this order; and what else
+            is needed, "step" and "weight", which are not evaluations.
         groups: G, how many evaluations "ab", "ba" and "ac" each are.
     """
 
@@ -47,16 +57,21 @@ class Layout(NamedTuple):
         many = len(self.needs & {"ab", "ba", "ac"})
         return 1 + ("b" in self.needs) + many * self.groups
 
-    def rows(self, y: jax.Array, step: Any = None) -> Rows:
-        """The outputs by name, the moments of each row, and the step of each group."""
+    def rows(self, y: jax.Array, known: Known = NOTHING) -> Rows:
+        """The outputs by name, the moments of each row, and what else is known of it."""
         parts: dict[str, Any] = {"a": y[:1]}
         start = 1
         for name, size in (("b", 1), ("ab", self.groups), ("ba", self.groups), ("ac", self.groups)):
             parts[name] = y[start : start + size] if name in self.needs else None
             start += size if name in self.needs else 0
-        mean = jnp.mean(y, axis=0, keepdims=True)
-        square = jnp.mean(y**2, axis=0, keepdims=True)
-        return Rows(**parts, mean=mean, square=square, step=step)
+        moments = [y, y**2]
+        if known.weight is not None:
+            # ab are not of the distribution of a: E w (g(ab) - g(a)) = E g(b) - E g(a).
+            moments = [
+                jnp.concatenate([g[:1], g[:1] + known.weight * (g[1:] - g[:1])]) for g in moments
+            ]
+        mean, square = (jnp.mean(g, axis=0, keepdims=True) for g in moments)
+        return Rows(**parts, mean=mean, square=square, step=known.step, weight=known.weight)
 
     def scaled(self, y: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
         """The block less about its mean, in units of about its range; both are (outputs,)."""
@@ -112,23 +127,23 @@ def reduction(
 ) -> Reduction:
     """The reduction of blocks (evaluations, outputs, rows) of wide outputs to `Estimates`.
 
-    Where a formula needs the step, a block is a pair: the outputs, and (G, 1, rows) of steps.
+    Where a formula needs more than outputs, a block is a pair: the outputs, and `Known`.
     `bootstrap` is None or `(key, replicates, rows of a block)`.
     """
 
     def statistics(
-        y: jax.Array, step: Any, kept: jax.Array
+        y: jax.Array, known: Known, kept: jax.Array
     ) -> tuple[jax.Array, dict[str, list[int]]]:
         """(1, m, s, z ...) as (G, outputs, k, rows), and which of them each formula reads."""
-        rows = layout.rows(y, step)
+        rows = layout.rows(y, known)
         columns = [rows.mean, rows.square]
         places: dict[str, list[int]] = {}
         for name, formula in formulas.items():
             places[name] = []
             for z in formula.statistics(rows):
-                known = [place for place, column in enumerate(columns) if column is z]
-                places[name].append(1 + (known[0] if known else len(columns)))
-                columns += [] if known else [z]
+                same = [place for place, column in enumerate(columns) if column is z]
+                places[name].append(1 + (same[0] if same else len(columns)))
+                columns += [] if same else [z]
         shape = (layout.groups, *y.shape[1:])
         columns = [kept.astype(y.dtype)[None, None], *columns]  # 0 for a row that is left out
         zero = 0 * y[:1]  # which is sharded as the outputs are, where steps are not
@@ -138,12 +153,13 @@ def reduction(
         found: dict[str, list[int]] = {}
         example = jax.ShapeDtypeStruct((layout.evaluations, 1, 1), dtype)
         step = jax.ShapeDtypeStruct((layout.groups, 1, 1), dtype)
-        looked_at = lambda y, step: found.update(statistics(y, step, y[0, 0])[1])
-        jax.eval_shape(looked_at, example, step)
+        known = Known(step, step if "weight" in layout.needs else None)
+        looked_at = lambda y, known: found.update(statistics(y, known, y[0, 0])[1])
+        jax.eval_shape(looked_at, example, known)
         return found
 
-    def sums_of(y: jax.Array, step: Any, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
-        z, _ = statistics(y, step, kept)
+    def sums_of(y: jax.Array, known: Known, number: jax.Array, kept: jax.Array) -> dict[str, Any]:
+        z, _ = statistics(y, known, kept)
         found: dict[str, Any] = {"all": jnp.einsum("gqkr,gqlr->gqkl", z, z, precision=HIGHEST)}
         if bootstrap is not None:
             weights = _weights(bootstrap, number, y)
@@ -153,9 +169,9 @@ def reduction(
         return found
 
     def init(value: Any) -> State:
-        y, step = _outputs_and_step(value)
+        y, known = _outputs_and_known(value)
         zeros = jnp.zeros(y.shape[1:2], y.dtype)
-        sums = jax.eval_shape(lambda y, step: sums_of(y, step, jnp.int32(0), y[0, 0]), y, step)
+        sums = jax.eval_shape(lambda y, known: sums_of(y, known, jnp.int32(0), y[0, 0]), y, known)
         empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
         # A sum, since a constant scalar knows of no mesh, and a batch that is sharded needs one.
         none = jnp.sum(jnp.zeros(y.shape[1:2], jnp.int32), dtype=jnp.int32)
@@ -168,7 +184,7 @@ def reduction(
         return state
 
     def _add(state: State, number: jax.Array, block: Any) -> State:
-        y, step = _outputs_and_step(block)
+        y, known = _outputs_and_known(block)
         bad = jnp.sum(~jnp.isfinite(y), axis=(0, 1), dtype=jnp.int32)
         kept = bad == 0
         rows = jnp.sum(kept, dtype=jnp.int32)
@@ -183,8 +199,8 @@ def reduction(
         scale = jnp.where(is_first, spread, state.scale)
         y = layout.scaled(y, shift, scale)
         # Rows that are left out: all statistics are products of outputs and steps, and 0 with them.
-        step = None if step is None else jnp.where(kept[None, None], step, 0)
-        terms = sums_of(jnp.where(kept[None, None], y, 0), step, number, kept)
+        known = jax.tree.map(lambda array: jnp.where(kept[None, None], array, 0), known)
+        terms = sums_of(jnp.where(kept[None, None], y, 0), known, number, kept)
 
         sums, lost = state.sums
         terms = jax.tree.map(jnp.subtract, terms, lost)
@@ -240,8 +256,8 @@ def reduction(
     return Reduction(init, update, finish)
 
 
-def _outputs_and_step(block: Any) -> tuple[Any, Any]:
-    return block if isinstance(block, tuple) else (block, None)
+def _outputs_and_known(block: Any) -> tuple[Any, Known]:
+    return block if isinstance(block, tuple) else (block, NOTHING)
 
 
 def _weights(bootstrap: Any, number: jax.Array, y: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxplain import checks, masks, qmc, wavelets
 from jaxplain.qmc._sampler import Sampler
 from jaxplain.sobol._attribution import MaskAttribution, attribution
-from jaxplain.sobol.estimators import Estimator, jansen_regression
+from jaxplain.sobol.estimators import Estimator
 
 
 class WaveletAttribution(NamedTuple):
@@ -51,7 +51,7 @@ def wavelet_attribution(
     cells: tuple[int, ...] = (4, 4),
     samples: int = 16,
     sampler: Sampler = qmc.sobol,
-    estimator: Estimator = jansen_regression,
+    estimator: Estimator | None = None,
     chunk_size: int = 64,
 ) -> Callable[..., WaveletAttribution]:
     """Sobol indices of the wavelet coefficients of an image, by scale, orientation and place.
@@ -70,7 +70,7 @@ def wavelet_attribution(
         samples: rows of the design, at least 2: f is evaluated samples * (parts + 1) times, for
             (3 levels + 1) parts of an image times the cells of each. Static.
         sampler: `jaxplain.qmc.sobol` or another.
-        estimator: one of `jaxplain.sobol.estimators`.
+        estimator: one of `jaxplain.sobol.estimators`, `jansen_importance` unless given.
         chunk_size: evaluations at once, at most.
 
     Returns:

@@ -20,14 +20,20 @@ their digits, and some of the estimators have variances that grow with the mean.
 For masks (`jaxplain.sobol.attribution`), whose factors are uniform on [0, 1] and are known with
 their step dx, from A to B, in each row:
 
+    jansen_importance   total: E w (a - ab)^2 / 2V, the column i of B drawn near to where it tells
+                        most: with the density |x - a_i| / z given a_i, and
+                        w = z / |dx|,  z = (a_i^2 + (1 - a_i)^2) / 2
     jansen_ratio        total: E (a - ab)^2 / E dx^2 / 12 V
     jansen_regression   total: (E (a - ab)^2 - beta (E dx^2 - 1/6)) / 2V,   1/6 = E dx^2 exactly,
                         beta = cov((a - ab)^2, dx^2) / var(dx^2)
     jansen_of_base(N)   total: E (a - ab)^2 / 2 var(a),   var(a) with N - 1 for N rows
                         first: as saltelli2010, all three
 
-The ratio form is the better the more f is monotone in the mask; the regression is a control
-variate, and safe for any f.
+Where f is about linear in a cell, (a - ab)^2 grows with dx^2, and most of plain Jansen's noise is
+that of dx: rows with a small step say nothing. Importance sampling asks for the steps in proportion
+to their length, and weighs them against it; it is unbiased for any f. With a density in dx^2 it
+would be the best for a linear f, and have no finite variance where f jumps. The ratio form is the
+better the more f is monotone in the mask; the regression is a control variate, and safe for any f.
 
 References:
     Jansen 1999; Saltelli et al. 2010 (Comput. Phys. Commun. 181, table 2, row b); Janon, Klein,
@@ -53,6 +59,7 @@ __all__ = [
     "homma",
     "janon_monod",
     "jansen",
+    "jansen_importance",
     "jansen_of_base",
     "jansen_ratio",
     "jansen_regression",
@@ -76,6 +83,8 @@ class Rows(NamedTuple):
         mean: shape (1, outputs, rows), the mean of all evaluations of the row.
         square: shape (1, outputs, rows), the mean of their squares.
         step: shape (G, 1, rows), B less A, of the factor that is group i.
+        weight: shape (G, 1, rows), of the column i of B: its density over the one it was drawn
+            with, given a. `mean` and `square` are then weighted too.
     """
 
     a: jax.Array
@@ -86,14 +95,16 @@ class Rows(NamedTuple):
     mean: jax.Array
     square: jax.Array
     step: Any
+    weight: Any = None
 
 
 class Formula(NamedTuple):
     """An index as a function of means over the rows.
 
     Attributes:
-        needs: which of "b", "ab", "ba", "ac" it reads, beside a; and "step", which there is for
-            masks only.
+        needs: which of "b", "ab", "ba", "ac" it reads, beside a; and "step" and "weight", which
+            there are for masks only. "weight" is for the importance sampling of B, and excludes
+            all evaluations but "ab".
         statistics: from `Rows` to a tuple of arrays that broadcast to (G, outputs, rows).
         estimate: from the means of the statistics over the rows, to the index. Differentiable: its
             standard error is that of the delta method.
@@ -307,6 +318,15 @@ def _regressed(*means: jax.Array) -> jax.Array:
     beta = ratio(product - square * step, fourth - step**2)
     return ratio(square - beta * (step - 1 / 6), variance_of(m, s))
 
+
+jansen_importance = Estimator(
+    first_order=None,
+    total_order=Formula(
+        ("ab", "weight"),
+        lambda r: (r.weight * _half_square(r.a, r.ab), r.mean, r.square),
+        lambda n, m, s: ratio(n, variance_of(m, s)),
+    ),
+)
 
 jansen_ratio = Estimator(
     first_order=saltelli2010.first_order,
