@@ -36,6 +36,7 @@ __all__ = [
     "rewrite",
     "run",
     "saliency",
+    "sites",
     "sobol",
     "store",
     "targets",

@@ -31,6 +31,7 @@ from jaxplain import (
     priors,
     qmc,
     rewrite,
+    sites,
     sobol,
     targets,
     trees,
@@ -437,6 +438,10 @@ def coefficients(x):
 
 
 # name -> (a function of arrays, its arguments), all of which can be mapped over but the shared.
+def tagged(x):
+    return jnp.sum(2 * sites.tag(jnp.sin(x), "hidden"), axis=-1)
+
+
 FUNCTIONS = {
     "baselines.black_and_white": (baselines.black_and_white, (IMAGE,)),
     "baselines.blurred": (lambda x: baselines.blurred(x, sigma=1.0), (IMAGE,)),
@@ -446,6 +451,11 @@ FUNCTIONS = {
     "baselines.samples": (lambda k, d: baselines.samples(k, d, 3), (KEY, SAMPLES)),
     "baselines.uniform": (baselines.uniform, (KEY, IMAGE)),
     "baselines.zeros": (baselines.zeros, (IMAGE,)),
+    "sites.at": (lambda x: sites.at(tagged, "hidden")(x, x), (SAMPLES,)),
+    "sites.edit": (lambda x: sites.edit(tagged, {"hidden": lambda h: h / 2})(x), (SAMPLES,)),
+    "sites.read": (sites.read(tagged, "hidden"), (SAMPLES,)),
+    "sites.tag": (lambda x: sites.tag(x, "hidden"), (SAMPLES,)),
+    "sites.write": (lambda x: sites.write(tagged, "hidden")({"hidden": x}, x), (SAMPLES,)),
     "estimates.batch_means": (lambda v: estimates.batch_means(v, 3), (SAMPLES,)),
     "estimates.bootstrap_interval": (
         lambda k, v: estimates.bootstrap_interval(k, v, resamples=20),
@@ -650,6 +660,7 @@ FUNCTIONS = {
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
 HOST = {
+    "sites.names": "traces, and computes nothing",
     "adapters.linen": "takes a Flax module",
     "adapters.nnx": "takes a Flax model",
     "models.LeNet": "a Flax model",

@@ -19,7 +19,10 @@ import flax.errors
 import flax.linen
 import flax.nnx
 
+from jaxplain.sites._tag import named
+
 from ._call import check_call, named_arguments
+from ._sites import name_of
 
 # Keyword arguments of `Module.apply` itself, which the module's call never sees.
 APPLY_OPTIONS = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
@@ -100,13 +103,21 @@ def linen(
     def apply(params: Any, *inputs: Any) -> Any:
         check_call(module, module.__call__, inputs, named)
         try:
-            return module.apply(params, *inputs, **named, mutable=False)
+            with flax.linen.intercept_methods(_name_outputs):
+                return module.apply(params, *inputs, **named, mutable=False)
         except flax.errors.InvalidRngError as error:
             raise ValueError(_in_training(module, "asked for random numbers", error)) from error
         except flax.errors.ModifyScopeVariableError as error:
             raise ValueError(_in_training(module, "changed a variable", error)) from error
 
     return apply, params
+
+
+def _name_outputs(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    output = call(*args, **kwargs)
+    if context.method_name != "__call__" or not context.module.path:
+        return output
+    return named(output, name_of(context.module.path))
 
 
 def _in_training(module: flax.linen.Module, what: str, error: Exception) -> str:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ._call import check_call, named_arguments
+from ._sites import tagging
 
 # The attributes that `model.train()` and `model.eval()` set, with their value in training.
 TRAINING_FLAGS = {"deterministic": False, "use_running_average": False}
@@ -123,6 +124,11 @@ def nnx(
 
         copy = fresh_copy()
         check_call(copy, copy.__call__, inputs, named)
+        for path, module in flax.nnx.iter_modules(copy):
+            # On the copy alone: a class of its own, whose call names what it returns.
+            kind: Any = type(module)
+            if path and callable(module):
+                object.__setattr__(module, "__class__", tagging(kind, path))
         before = _batch_statistics(copy)
         output = copy(*inputs, **named)
         after = _batch_statistics(copy)

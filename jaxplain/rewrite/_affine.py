@@ -59,6 +59,7 @@ _RULES: Mapping[str, _Rule] = {
             "copy_p",
             "cumsum",
             "expand_dims",
+            "name",
             "neg",
             "reduce_sum",
             "reduce_window_sum",

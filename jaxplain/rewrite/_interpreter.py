@@ -115,6 +115,54 @@ def run(equations: Sequence[jex.JaxprEqn], environment: Mapping[Any, Any]) -> di
     return environment
 
 
+def run_parts(
+    program: jex.ClosedJaxpr,
+    inputs: Sequence[Any],
+    is_entered: Callable[[jex.JaxprEqn], bool],
+    enter: Callable[[jex.JaxprEqn, Sequence[Any]], Sequence[Any]],
+) -> list[Any]:
+    """Evaluates a program: some of its equations by `enter`, the runs between them whole."""
+    jaxpr = program.jaxpr
+    parts: list[tuple[list[jex.JaxprEqn], bool]] = []
+    for equation in jaxpr.eqns:
+        alone = is_entered(equation)
+        if alone or not parts or parts[-1][1]:
+            parts.append(([equation], alone))
+        else:
+            parts[-1][0].append(equation)
+
+    used = set(_variables(jaxpr.outvars))
+    runs = []
+    for equations, alone in reversed(parts):
+        made = {variable for equation in equations for variable in equation.outvars}
+        runs.append((equations, alone, [variable for variable in made if variable in used]))
+        for equation in equations:
+            used.update(_variables(equation.invars))
+
+    environment: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    environment.update(zip(jaxpr.invars, inputs, strict=True))
+    for equations, alone, wanted in reversed(runs):
+        if alone:
+            values = [read(environment, atom) for atom in equations[0].invars]
+            outputs = enter(equations[0], values)
+            environment.update(zip(equations[0].outvars, outputs, strict=True))
+            continue
+        made = {variable for equation in equations for variable in equation.outvars}
+        needed = dict.fromkeys(
+            atom
+            for equation in equations
+            for atom in _variables(equation.invars)
+            if atom not in made
+        )
+        effects = frozenset().union(*(equation.effects for equation in equations))
+        debug_info = jex.DebugInfo("rewrite", "run", None, None)
+        whole = jex.Jaxpr((), list(needed), wanted, equations, effects, debug_info)
+        values = [environment[atom] for atom in needed]
+        outputs = jex.jaxpr_as_fun(jex.ClosedJaxpr(whole, ()))(*values)
+        environment.update(zip(wanted, outputs, strict=True))
+    return [read(environment, atom) for atom in jaxpr.outvars]
+
+
 def read(environment: Mapping[Any, Any], atom: Any) -> Any:
     """The value of an operand, which may be a literal."""
     return atom.val if isinstance(atom, jex.Literal) else environment[atom]

@@ -1,0 +1,115 @@
+"""What the functions of this room share: a function as a program, and names looked up in it."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxplain import checks
+from jaxplain.rewrite import _interpreter, _taps
+
+_INDEXED = re.compile(r"(.*)\[(-?\d+)\]", re.DOTALL)
+
+
+class Staged(NamedTuple):
+    """A function at inputs of certain shapes.
+
+    Attributes:
+        program: it, staged.
+        inputs: flat.
+        output: the tree of its output.
+        sites: the names in it.
+    """
+
+    program: Any
+    inputs: list[Any]
+    output: Any
+    sites: dict[str, _taps.Site]
+
+    def run(
+        self,
+        readings: Mapping[str, _taps.Reading],
+        changes: Mapping[str, Sequence[_taps.Change]],
+    ) -> tuple[Any, dict[str, Any]]:
+        """The output of the function, and what was read."""
+        flat, values = _taps.tapped(self.program, self.inputs, readings, changes)
+        return jax.tree.unflatten(self.output, flat), values
+
+
+def stage(f: Callable[..., Any], inputs: Sequence[Any]) -> Staged:
+    program, shapes = _interpreter.stage(f, *inputs)
+    return Staged(
+        program, jax.tree.leaves(inputs), jax.tree.structure(shapes), _taps.inventory(program)
+    )
+
+
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled once for each shape of its inputs, which must be arrays."""
+    compiled = jax.jit(function)
+
+    def checked(*inputs: Any) -> Any:
+        checks.arrays(inputs, "each input")
+        return compiled(*inputs)
+
+    return checked
+
+
+def listed(names: Any) -> tuple[str, ...]:
+    """One name or several, as a tuple of different ones."""
+    several = (names,) if isinstance(names, str) else names
+    if not isinstance(several, Iterable):
+        raise TypeError(f"names must be a name or several, but is a {type(names).__name__}.")
+    several = tuple(several)
+    for name in several:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"names must be text, such as 'hidden' or 'hidden[0]', but {name!r} is one."
+            )
+    if len(set(several)) < len(several):
+        raise ValueError(f"names has a name twice: {', '.join(several)}.")
+    return several
+
+
+def find(staged: Staged, name: str, *, is_read: bool = False) -> tuple[str, int | None]:
+    """The site that a name means and, of "name[index]", which of its hits."""
+    sites = staged.sites
+    base, index = name, None
+    if name not in sites and (indexed := _INDEXED.fullmatch(name)) and indexed[1] in sites:
+        base, index = indexed[1], int(indexed[2])
+    if base not in sites:
+        raise ValueError(_unknown(name, sites))
+    site = sites[base]
+    why = site.trouble or (site.unread if is_read else "")
+    if why:
+        raise ValueError(f"the site {base!r} cannot be {'read' if is_read else 'used'}: {why}.")
+    if index is not None:
+        if site.is_open:
+            raise ValueError(
+                f"{name!r}: the site is inside a `while`, whose iterations have no index: ask for "
+                f"{base!r}, which is read after the last one and written in all."
+            )
+        if not -site.hits <= index < site.hits:
+            raise ValueError(f"{name!r}: the site has {site.hits} hits, from 0 to {site.hits - 1}.")
+        index %= site.hits
+    return base, index
+
+
+def _unknown(name: str, sites: Mapping[str, _taps.Site]) -> str:
+    if not sites:
+        return (
+            f"there is no site {name!r}: the function has none at all. Name values in it by "
+            '`jaxplain.sites.tag(x, "name")`; models of Flax have names by '
+            "`jaxplain.adapters.nnx` and `.linen`."
+        )
+    near = difflib.get_close_matches(name, sites, n=5, cutoff=0.5)
+    some = near or list(sites)[:8]
+    more = "" if near or len(sites) <= 8 else f" and {len(sites) - 8} more (`jaxplain.sites.names`)"
+    listed = ", ".join(repr(site) for site in some)
+    return f"there is no site {name!r}. {'Near' if near else 'There are'}: {listed}{more}."
+
+
+def whole_shape(site: _taps.Site, index: int | None) -> tuple[int, ...]:
+    """The shape in which a site, or one of its hits, is read and written."""
+    return site.whole if index is None else site.shape
