@@ -451,6 +451,18 @@ FUNCTIONS = {
     "baselines.samples": (lambda k, d: baselines.samples(k, d, 3), (KEY, SAMPLES)),
     "baselines.uniform": (baselines.uniform, (KEY, IMAGE)),
     "baselines.zeros": (baselines.zeros, (IMAGE,)),
+    "gradients.grad_cam": (
+        lambda x: gradients.grad_cam(lambda x: tagged(x).sum(), "hidden")(x),
+        (SAMPLES,),
+    ),
+    "paths.conductance": (
+        lambda x: paths.conductance(lambda x: tagged(x).sum(), "hidden", steps=3)(x, x / 2),
+        (SAMPLES,),
+    ),
+    "paths.internal_influence": (
+        lambda x: paths.internal_influence(lambda x: tagged(x).sum(), "hidden", steps=3)(x, x / 2),
+        (SAMPLES,),
+    ),
     "sites.at": (lambda x: sites.at(tagged, "hidden")(x, x), (SAMPLES,)),
     "sites.edit": (lambda x: sites.edit(tagged, {"hidden": lambda h: h / 2})(x), (SAMPLES,)),
     "sites.read": (sites.read(tagged, "hidden"), (SAMPLES,)),

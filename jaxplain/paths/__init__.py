@@ -5,6 +5,7 @@ values_i = sum over nodes k of w_k * dF/dx_i(gamma(t_k)) * dgamma_i/dt(t_k)
 
 from jaxplain.paths._adversarial_gradient_integration import adversarial_gradient_integration
 from jaxplain.paths._blur import blur, blur_integrated_gradients
+from jaxplain.paths._conductance import conductance
 from jaxplain.paths._exact import ExactAttribution, exact_integrated_gradients
 from jaxplain.paths._expected_gradients import expected_gradients
 from jaxplain.paths._expected_hessians import (
@@ -25,6 +26,8 @@ from jaxplain.paths._integrated_hessians import (
     integrated_hessian_row,
     integrated_hessians,
 )
+from jaxplain.paths._internal_influence import internal_influence
+from jaxplain.paths._layer import LayerAttribution
 from jaxplain.paths._left_integrated_gradients import (
     StoppedAttribution,
     left_integrated_gradients,
@@ -54,6 +57,7 @@ __all__ = [
     "ExactAttribution",
     "InteractionRow",
     "Interactions",
+    "LayerAttribution",
     "PathAttribution",
     "SampledAttribution",
     "SampledInteractionRow",
@@ -64,6 +68,7 @@ __all__ = [
     "blur_integrated_gradients",
     "clenshaw_curtis",
     "composite",
+    "conductance",
     "exact_integrated_gradients",
     "expected_gradients",
     "expected_hessian_row",
@@ -78,6 +83,7 @@ __all__ = [
     "integrated_gradients",
     "integrated_hessian_row",
     "integrated_hessians",
+    "internal_influence",
     "left_integrated_gradients",
     "left_riemann",
     "lpi",

@@ -36,7 +36,7 @@ def path_kernel(
             raise ValueError("max_steps belongs to the tolerance form: give tolerance, or steps.")
         steps = 32 if steps is None else checks.integer(steps, "steps")
         nodes, weights = checks.rule(gauss_legendre if rule is None else rule, steps)
-        return _fixed(f, path, *_merged(nodes, weights), chunk_size, hoist)
+        return _fixed(f, path, *merged(nodes, weights), chunk_size, hoist)
     if steps is not None or rule is not None:
         raise ValueError(
             "steps and rule fix the nodes, tolerance chooses their number (by nested "
@@ -48,7 +48,7 @@ def path_kernel(
     return explain
 
 
-def _merged(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def merged(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rule without gradients that it does not need: each node once, none of weight zero."""
     unique, place = np.unique(nodes, return_inverse=True)
     total = np.bincount(place, weights, len(unique))

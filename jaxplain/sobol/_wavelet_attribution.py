@@ -89,8 +89,10 @@ def wavelet_attribution(
         >>> coarse = lambda x: jnp.mean(x[:4]) ** 2  # the upper half, and no detail of it
         >>> explain = sobol.wavelet_attribution(coarse, levels=1, cells=(2, 1))
         >>> r = explain(jax.random.key(0), jnp.ones((8, 8)), jnp.zeros((8, 8)))
-        >>> bool(r.values[0, 0] > 0.9), float(r.values[7, 7]), bool(r.bands.approximation > 0.9)
-        (True, 0.0, True)
+        >>> bool(r.values[0, 0] > 0.9), bool(r.values[7, 7] < 1e-6)
+        (True, True)
+        >>> bool(r.bands.approximation > 0.9)
+        True
 
     References:
         Kasmi, Dubus, Saint-Drenan and Blanc 2023, "Assessment of the reliability of a model's

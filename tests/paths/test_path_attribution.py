@@ -121,7 +121,7 @@ def test_rules_with_both_ends_evaluate_nothing_twice(rule, path):
 
 def test_gradients_that_a_rule_does_not_need():
     """Nodes at the borders of panels are taken once, nodes of weight zero not at all."""
-    nodes, weights = _kernel._merged(*paths.composite(paths.trapezoid, 3)(9))
+    nodes, weights = _kernel.merged(*paths.composite(paths.trapezoid, 3)(9))
     np.testing.assert_allclose(nodes, np.arange(7) / 6)
     np.testing.assert_allclose(weights, [1 / 12, *[1 / 6] * 5, 1 / 12])
     lazy = lambda steps: (np.linspace(0, 1, 5), np.array([0, 0.5, 0.0, 0.5, 0]))

@@ -13,7 +13,7 @@ from flax import nnx
 
 import jaxplain
 from bench import networks
-from jaxplain import paths
+from jaxplain import gradients, paths, sites
 
 torch = pytest.importorskip("torch", reason="torch is not installed: run `make test-peers`")
 captum = pytest.importorskip("captum.attr", reason="captum is not installed: `make test-peers`")
@@ -56,10 +56,15 @@ def channels_first(x):
     return x.permute(0, 3, 1, 2)
 
 
+def keep(name, x):
+    """In place of a tap, which sees the values that our model has at the site of this name."""
+    return x
+
+
 def mlp_twin(model, activation):
-    def forward(x):
-        for layer in model.layers[:-1]:
-            x = activation(dense(x, layer))
+    def forward(x, tap=keep):
+        for k, layer in enumerate(model.layers[:-1]):
+            x = activation(tap(f"layers.{k}", dense(x, layer)))
         return dense(x, model.layers[-1])
 
     return forward
@@ -70,10 +75,11 @@ def gelu(x):
 
 
 def cnn_twin(model):
-    def forward(x):
+    def forward(x, tap=keep):
         x = channels_first(x)
-        for layer in model.convolutions:
-            x = functional.max_pool2d(functional.relu(convolve(x, layer, padding=1)), 2)
+        for k, layer in enumerate(model.convolutions):
+            x = tap(f"convolutions.{k}", convolve(x, layer, padding=1))
+            x = functional.max_pool2d(functional.relu(x), 2)
         return dense(x.permute(0, 2, 3, 1).flatten(1), model.dense)
 
     return forward
@@ -121,12 +127,12 @@ def resnet_twin(model):
             shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
         return functional.relu(hidden + shortcut)
 
-    def forward(x):
+    def forward(x, tap=keep):
         x = channels_first((x - x.new_tensor(mean)) / x.new_tensor(deviation))
         x = functional.relu(batch_norm(convolve(x, model.conv1, padding=1), model.bn1))
-        for stage in (model.layer1, model.layer2, model.layer3):
-            for layer in stage:
-                x = block(x, layer)
+        for name in ("layer1", "layer2", "layer3"):
+            for k, layer in enumerate(getattr(model, name)):
+                x = tap(f"{name}.{k}", block(x, layer))
         return dense(x.mean(dim=(2, 3)), model.linear)
 
     return forward
@@ -306,3 +312,135 @@ def test_several_inputs(double, rule, dtype):
     for name, tensor_ in zip(("image", "vector"), expected, strict=True):
         difference = largest_difference(tensor_.numpy(), np.asarray(got[name]))
         assert difference < tolerance, name
+
+
+# ------------------------------------------------------------------------------ layers, neurons
+
+
+class Twin(torch.nn.Module):
+    """A twin whose values at one site pass through a module, which Captum can be given."""
+
+    def __init__(self, forward, site):
+        super().__init__()
+        self.tap, self.twin, self.site = torch.nn.Identity(), forward, site
+
+    def forward(self, x):
+        return self.twin(x, lambda name, value: self.tap(value) if name == self.site else value)
+
+
+SITES = {"relu_mlp": "layers.1", "cnn": "convolutions.1", "resnet20": "layer2.2"}
+
+# Captum's class, how it is called, and the same of ours: (f, site, unit) -> explain(x, b, *args).
+LAYERS = {
+    "LayerActivation": ({}, lambda f, site: lambda x, b, *a: sites.read(f, site)(x, *a)[1][site]),
+    "LayerGradientXActivation": (
+        {"target"},
+        lambda f, site: (
+            lambda x, b, *a: (
+                jaxplain.input_x_gradient(sites.at(f, site))(
+                    sites.read(f, site)(x, *a)[1][site], x, *a
+                ).values
+            )
+        ),
+    ),
+    "LayerIntegratedGradients": (
+        {"target", "baselines", "path"},
+        lambda f, site: (
+            lambda x, b, *a: (
+                paths.integrated_gradients(
+                    sites.at(f, site), steps=STEPS, rule=gauss_legendre, hoist=False
+                )(*(sites.read(f, site)(v, *a)[1][site] for v in (x, b)), x, *a).values
+            )
+        ),
+    ),
+    "LayerConductance": (
+        {"target", "baselines", "path"},
+        lambda f, site: (
+            lambda x, b, *a: (
+                paths.conductance(f, site, steps=STEPS, velocity="difference")(x, b, *a).values
+            )
+        ),
+    ),
+    "InternalInfluence": (
+        {"target", "baselines", "path"},
+        lambda f, site: (
+            lambda x, b, *a: (
+                paths.internal_influence(f, site, steps=STEPS, rule=gauss_legendre)(x, b, *a).values
+            )
+        ),
+    ),
+    "LayerGradCam": (
+        {"target"},
+        lambda f, site: lambda x, *a: gradients.grad_cam(f, site, positive=False)(x, *a[1:]).values,
+    ),
+}
+
+
+def in_double(name):
+    """Our apply and params, and Captum's twin, with x, a baseline and labels."""
+    model, twin, example = NETWORKS[name]()
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(np.float64), state))
+    generator = np.random.default_rng(7)
+    x = generator.uniform(size=(BATCH, *example))
+    baseline = 0.3 * generator.uniform(size=example)
+    apply, params = jaxplain.adapters.nnx(model)
+    return apply, params, Twin(twin(model), SITES[name]), x, baseline, np.array([7, 0, 3])
+
+
+def channels_last(values):
+    return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("method", LAYERS)
+def test_layers(double, method, name):
+    """To 1e-8 of the largest value, in float64."""
+    if method == "LayerGradCam" and name == "relu_mlp":
+        pytest.skip("a map needs places")
+    asked, ours = LAYERS[method]
+    apply, params, twin, x, baseline, labels = in_double(name)
+    options = {}
+    if "target" in asked:
+        options["target"] = torch.tensor(labels)
+    if "baselines" in asked:
+        options["baselines"] = torch.tensor(baseline)[None]
+    if "path" in asked:
+        options |= {"n_steps": STEPS, "method": "gausslegendre"}
+    theirs = getattr(captum, method)(twin, twin.tap).attribute(torch.tensor(x), **options)
+    f = jaxplain.targets.logit(apply)
+    explain = jax.jit(jax.vmap(ours(f, SITES[name]), (0, None, 0, None)))
+    got = explain(jnp.asarray(x), jnp.asarray(baseline), jnp.asarray(labels), params)
+    expected = channels_last(theirs.detach().numpy())
+    got = np.asarray(got)[:, 0]  # of one example each
+    if method == "LayerGradCam":
+        expected = expected[..., 0]
+    assert got.shape == expected.shape
+    assert largest_difference(expected, got) <= 1e-8
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("method", ["NeuronGradient", "NeuronIntegratedGradients"])
+def test_neurons(double, method, name):
+    apply, params, twin, x, baseline, _ = in_double(name)
+    read = sites.read(apply, SITES[name])
+    alive = read(params, jnp.asarray(x))[1][SITES[name]].min(axis=0)  # in all examples
+    place = tuple(int(k) for k in np.unravel_index(np.argmax(alive), alive.shape))
+    unit = place if len(place) == 1 else (place[-1], *place[:-1])  # the channel first
+
+    def neuron(x, params):
+        return read(params, x[None])[1][SITES[name]][(0, *place)]
+
+    options = {}
+    if method == "NeuronGradient":
+        explain = lambda x, b, p: gradients.saliency(neuron, absolute=False)(x, p).values
+    else:
+        explain = lambda x, b, p: (
+            paths.integrated_gradients(neuron, steps=STEPS, rule=gauss_legendre)(x, b, p).values
+        )
+        options = {"baselines": torch.tensor(baseline)[None], "n_steps": STEPS}
+    theirs = getattr(captum, method)(twin, twin.tap).attribute(
+        torch.tensor(x, requires_grad=True), neuron_selector=unit, **options
+    )
+    got = jax.jit(jax.vmap(explain, (0, None, None)))(jnp.asarray(x), jnp.asarray(baseline), params)
+    assert largest_difference(theirs.detach().numpy(), np.asarray(got)) <= 1e-8
