@@ -332,8 +332,13 @@ def evaluate(equation: jex.JaxprEqn, *values: Any) -> list[Any]:
 
 def programs(equation: jex.JaxprEqn) -> list[jex.ClosedJaxpr]:
     """The programs that an equation holds, if it is one that may be entered."""
+    return held(equation) if equation.primitive.name in _ENTERED else []
+
+
+def held(equation: jex.JaxprEqn) -> list[jex.ClosedJaxpr]:
+    """The programs that an equation holds, whether or not it may be entered."""
     found = []
-    for value in equation.params.values() if equation.primitive.name in _ENTERED else ():
+    for value in equation.params.values():
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, jex.ClosedJaxpr):
                 found.append(item)

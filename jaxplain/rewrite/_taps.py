@@ -10,6 +10,9 @@ the same construct is built again around the inner program with what was read as
     cond               every branch must have the tap to be read; written where a branch has it
     shard_map          a leading axis over the shards that the value differs between
 
+What the backward pass of `jax.checkpoint` computes again is no hit of its own: it is not read, and
+changed only by what changes all hits alike.
+
 Every hit of a name is a row: k hits of a program are arrays with a leading axis of k, whatever made
 them, so that layers in a loop of Python and layers in a `scan` look the same. Rows are counted from
 the start of the program; inside a `scan` the count is a tracer.
@@ -39,6 +42,8 @@ class Site(NamedTuple):
         hits: how many there are; of a `while`, those of one iteration.
         is_stacked: whether values come with a leading axis over hits: there are several, or a scan.
         is_open: whether it is in a `while`: hits have no index, and the last ones are read.
+        is_used: whether anything uses the value of one: else a change of it changes nothing.
+        is_copied: whether a backward pass computes it again, in addition to the hits.
         trouble: why it cannot be used, or "".
         unread: why it cannot be read, or "".
     """
@@ -48,6 +53,8 @@ class Site(NamedTuple):
     hits: int
     is_stacked: bool
     is_open: bool = False
+    is_used: bool = True
+    is_copied: bool = False
     trouble: str = ""
     unread: str = ""
 
@@ -91,11 +98,15 @@ class Reading(NamedTuple):
 def inventory(program: jex.ClosedJaxpr) -> dict[str, Site]:
     """The names of a program, in the order of their first hits."""
     found: dict[str, Site] = {}
-    for equation in program.jaxpr.eqns:
+    jaxpr = program.jaxpr
+    read = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    read.update(id(atom) for atom in jaxpr.outvars)
+    for equation in jaxpr.eqns:
         if equation.primitive.name == TAP:
-            value = equation.outvars[0].aval
-            _add(found, equation.params["name"], Site(value.shape, value.dtype, 1, False))
-        elif _has_tap(equation):
+            variable = equation.outvars[0]
+            site = Site(variable.aval.shape, variable.aval.dtype, 1, False)
+            _add(found, equation.params["name"], site._replace(is_used=id(variable) in read))
+        elif _interpreter.held(equation):
             for name, site in _inside(equation).items():
                 _add(found, name, site)
     return found
@@ -104,7 +115,12 @@ def inventory(program: jex.ClosedJaxpr) -> dict[str, Site]:
 def _inside(equation: jex.JaxprEqn) -> dict[str, Site]:
     """The names inside an equation, as they are seen from outside."""
     kind = equation.primitive.name
-    inner = [inventory(program) for program in _interpreter.programs(equation)]
+    inner = [inventory(program) for program in _interpreter.held(equation)]
+    if not _interpreter.programs(equation):
+        why = f"it is inside a `{kind}`, which cannot be entered. Tag what goes in or comes out"
+        return {name: site._replace(trouble=why) for sites in inner for name, site in sites.items()}
+    if _is_again(equation):
+        return {name: site._replace(hits=0, is_copied=True) for name, site in inner[0].items()}
     if kind == "scan":
         length = equation.params["length"]
         return {
@@ -144,6 +160,11 @@ def _inside(equation: jex.JaxprEqn) -> dict[str, Site]:
     return inner[0]
 
 
+def _is_again(equation: jex.JaxprEqn) -> bool:
+    """Whether it is a backward pass, which computes again what its forward pass did not keep."""
+    return bool(equation.params.get("differentiated"))
+
+
 def _add(found: dict[str, Site], name: str, site: Site) -> None:
     if name not in found:
         found[name] = site
@@ -157,10 +178,13 @@ def _add(found: dict[str, Site], name: str, site: Site) -> None:
             "differently"
         )
     unread = first.unread or site.unread
+    several = first.is_stacked or site.is_stacked or first.hits + site.hits > 1
     found[name] = first._replace(
         hits=first.hits + site.hits,
-        is_stacked=True,
+        is_stacked=several,
         is_open=first.is_open or site.is_open,
+        is_used=first.is_used or site.is_used,
+        is_copied=first.is_copied or site.is_copied,
         trouble=trouble,
         unread=unread,
     )
@@ -272,6 +296,8 @@ class _Walk:
         if kind == TAP:
             return [self._tap(params["name"], values[0])]
         sites, programs = _inside(equation), _interpreter.programs(equation)
+        if _is_again(equation):
+            return self._again(equation, programs[0], values)
         if kind in _CUSTOM:  # only where nothing in it is asked for
             return _interpreter.evaluate(equation, *values)
         if kind == "scan":
@@ -373,6 +399,29 @@ class _Walk:
         outputs, seen = around(function)(list(values), self.picked)
         self._add(seen)
         return outputs
+
+    def _again(
+        self, equation: jex.JaxprEqn, program: jex.ClosedJaxpr, values: Sequence[Any]
+    ) -> Sequence[Any]:
+        """Nothing is read; the hits are not known, and only what changes all of them is done.
+
+        The same equation is bound again: as a new `jax.checkpoint` it would not be marked as one of
+        a backward pass, and XLA would take what it computes again from the forward pass.
+        """
+        changes = {
+            name: [change for change in several if change.hit is None and change.rows is None]
+            for name, several in self.changes.items()
+        }
+        if not any(changes.get(name) for name in inventory(program)):
+            return _interpreter.evaluate(equation, *values)
+        run = lambda *values: _Walk({}, changes, {}, {}).run(program, values)
+        again = jax.make_jaxpr(run)(*(variable.aval for variable in program.jaxpr.invars))
+        whole, old = again.jaxpr, equation.params["jaxpr"]
+        inputs = [*whole.constvars, *whole.invars]
+        opened = jex.Jaxpr((), inputs, whole.outvars, whole.eqns, whole.effects, old.debug_info)
+        return equation.primitive.bind(
+            *again.consts, *values, **{**equation.params, "jaxpr": opened}
+        )
 
     def _jit(
         self, equation: jex.JaxprEqn, program: jex.ClosedJaxpr, values: Sequence[Any]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxplain import checks
 from jaxplain.rewrite import _taps
@@ -11,7 +12,10 @@ from jaxplain.sites import _staged
 
 
 def edit(
-    f: Callable[..., Any], edits: Mapping[str, Callable[[jax.Array], jax.Array]]
+    f: Callable[..., Any],
+    edits: Mapping[str, Callable[..., jax.Array]],
+    *,
+    numbered: bool = False,
 ) -> Callable[..., Any]:
     """The function with the values at some of its sites changed by functions of them.
 
@@ -25,6 +29,9 @@ def edit(
         f: any function of arrays, with names in it.
         edits: from sites to functions `value -> value` of the same shape and dtype. Of a site that
             is hit several times each hit is changed, by itself; of "name[3]" that one.
+        numbered: whether the functions are `value, number -> value`, with the number of the hit, an
+            int32: a sweep over layers is then one program, `jnp.where(number == layer, 0, h)`
+            mapped over `layer`. Static.
 
     Returns:
         `function(*inputs) -> output`, jitted inside.
@@ -57,19 +64,22 @@ def edit(
         staged = _staged.stage(f, inputs)
         changes: dict[str, list[_taps.Change]] = {}
         for name in names:
-            site, index = _staged.find(staged, name)
-            own = _checked(edits[name], name)
-            changes.setdefault(site, []).append(_taps.Change(own, index))
+            site, index = _staged.find(staged, name, "written" if numbered else "edited")
+            own, rows = _checked(edits[name], name, numbered), None
+            if numbered:
+                rows = jnp.arange(staged.sites[site].hits, dtype=jnp.int32)
+                rows = rows if index is None else rows[index]
+            changes.setdefault(site, []).append(_taps.Change(own, index, rows))
         return staged.run({}, changes)[0]
 
     return _staged.jitted(function)
 
 
 def _checked(
-    function: Callable[[jax.Array], jax.Array], name: str
+    function: Callable[..., jax.Array], name: str, numbered: bool
 ) -> Callable[[jax.Array, Any], jax.Array]:
-    def changed(value: jax.Array, _: Any) -> jax.Array:
-        new = function(value)
+    def changed(value: jax.Array, number: Any) -> jax.Array:
+        new = function(value, number) if numbered else function(value)
         checks.arrays(new, f"what the edit of {name!r} returns")
         shape, dtype = getattr(new, "shape", ()), getattr(new, "dtype", type(new).__name__)
         if shape != value.shape:

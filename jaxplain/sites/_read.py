@@ -68,7 +68,7 @@ def read(
         staged = _staged.stage(f, inputs)
         readings = {}
         for name in names:
-            site, index = _staged.find(staged, name, is_read=True)
+            site, index = _staged.find(staged, name, "read")
             own = reductions.get(name) or (lambda value: value)
             readings[name] = _taps.Reading(site, index, own)
         output, values = staged.run(readings, {})

@@ -72,8 +72,11 @@ def listed(names: Any) -> tuple[str, ...]:
     return several
 
 
-def find(staged: Staged, name: str, *, is_read: bool = False) -> tuple[str, int | None]:
-    """The site that a name means and, of "name[index]", which of its hits."""
+def find(staged: Staged, name: str, use: str) -> tuple[str, int | None]:
+    """The site that a name means and, of "name[index]", which of its hits.
+
+    `use` is "read", "written" (each hit by itself), or "edited" (all hits alike).
+    """
     sites = staged.sites
     base, index = name, None
     if name not in sites and (indexed := _INDEXED.fullmatch(name)) and indexed[1] in sites:
@@ -81,9 +84,18 @@ def find(staged: Staged, name: str, *, is_read: bool = False) -> tuple[str, int 
     if base not in sites:
         raise ValueError(_unknown(name, sites))
     site = sites[base]
-    why = site.trouble or (site.unread if is_read else "")
+    why = site.trouble or (site.unread if use == "read" else "")
+    if not why and use != "read" and not site.is_used:
+        why = "nothing uses it. Go on with what `tag` returns, `h = jaxplain.sites.tag(h, ...)`"
+    by_itself = use == "written" or (use == "edited" and index is not None)
+    if not why and site.is_copied and (by_itself or not site.hits):
+        why = (
+            "the function differentiates through `jax.checkpoint`, whose backward pass computes the "
+            "value again, and which hit is which is not known there. Do it inside the derivative: "
+            "`jax.grad(jaxplain.sites.write(f, names), argnums=1)`"
+        )
     if why:
-        raise ValueError(f"the site {base!r} cannot be {'read' if is_read else 'used'}: {why}.")
+        raise ValueError(f"the site {base!r} cannot be {use}: {why}.")
     if index is not None:
         if site.is_open:
             raise ValueError(

@@ -51,7 +51,7 @@ def write(f: Callable[..., Any], names: str | Iterable[str]) -> Callable[..., An
         staged = _staged.stage(f, inputs)
         changes: dict[str, list[_taps.Change]] = {}
         for name in names:
-            site, index = _staged.find(staged, name)
+            site, index = _staged.find(staged, name, "written")
             shape = _staged.whole_shape(staged.sites[site], index)
             value = _fitting(values[name], name, shape, staged.sites[site].dtype)
             if index is None and not staged.sites[site].is_stacked:
