@@ -90,8 +90,9 @@ def find(staged: Staged, name: str, use: str) -> tuple[str, int | None]:
     by_itself = use == "written" or (use == "edited" and index is not None)
     if not why and site.is_copied and (by_itself or not site.hits):
         why = (
-            "the function differentiates through `jax.checkpoint`, whose backward pass computes the "
-            "value again, and which hit is which is not known there. Do it inside the derivative: "
+            "the function differentiates through `jax.checkpoint`, whose backward pass computes "
+            "the value again, and which hit is which is not known there. Do it inside the "
+            "derivative: "
             "`jax.grad(jaxplain.sites.write(f, names), argnums=1)`"
         )
     if why:

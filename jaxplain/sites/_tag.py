@@ -57,8 +57,8 @@ def named(tree: Any, name: str) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
             return leaf
         place = jax.tree_util.keystr(path, simple=True, separator=".")
-        # Together nothing; under `vmap` both put the axis of the batch first, where it is then read.
-        leaf = jnp.squeeze(jnp.expand_dims(leaf, 0), 0)
+        # Together nothing; under `vmap` both put the axis of the batch first: it is read there.
+        leaf = jnp.squeeze(jnp.expand_dims(jnp.asarray(leaf), 0), 0)
         return checkpoint_name(leaf, f"{name}.{place}" if place else name)
 
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
