@@ -1,10 +1,21 @@
-"""The arguments of a model's call: what both adapters check before Flax sees them."""
+"""What the adapters share: the arguments of a model's call, and libraries that may be missing."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def library(name: str, extra: str) -> Any:
+    """An optional library, or how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"this adapter needs {name}, which is not installed: pip install 'jaxplain[{extra}]'"
+        ) from error
 
 
 def named_arguments(arguments: Mapping[str, Any] | None, reserved: frozenset[str]) -> dict:

@@ -419,10 +419,8 @@ def test_layers(double, method, name):
     assert largest_difference(expected, got) <= 1e-8
 
 
-@pytest.mark.parametrize("name", SITES)
-@pytest.mark.parametrize("method", ["NeuronGradient", "NeuronIntegratedGradients"])
-def test_neurons(double, method, name):
-    apply, params, twin, x, baseline, _ = in_double(name)
+def a_neuron(apply, params, x, name):
+    """A unit that is alive in all examples: its place here and in Captum, and its function."""
     read = sites.read(apply, SITES[name])
     alive = read(params, jnp.asarray(x))[1][SITES[name]].min(axis=0)  # in all examples
     place = tuple(int(k) for k in np.unravel_index(np.argmax(alive), alive.shape))
@@ -431,6 +429,14 @@ def test_neurons(double, method, name):
     def neuron(x, params):
         return read(params, x[None])[1][SITES[name]][(0, *place)]
 
+    return place, unit, neuron
+
+
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("method", ["NeuronGradient", "NeuronIntegratedGradients"])
+def test_neurons(double, method, name):
+    apply, params, twin, x, baseline, _ = in_double(name)
+    _, unit, neuron = a_neuron(apply, params, x, name)
     options = {}
     if method == "NeuronGradient":
         explain = lambda x, b, p: gradients.saliency(neuron, absolute=False)(x, p).values
@@ -444,3 +450,102 @@ def test_neurons(double, method, name):
     )
     got = jax.jit(jax.vmap(explain, (0, None, None)))(jnp.asarray(x), jnp.asarray(baseline), params)
     assert largest_difference(theirs.detach().numpy(), np.asarray(got)) <= 1e-8
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_conductance_of_a_neuron(double, name):
+    """How much of the flow through one unit comes from each input."""
+    apply, params, twin, x, baseline, labels = in_double(name)
+    place, unit, neuron = a_neuron(apply, params, x, name)
+    f = jaxplain.targets.logit(apply)
+    site = SITES[name]
+
+    def flow(x, label, params):
+        value = sites.read(f, site)(x, label, params)[1][site]
+        slope = jax.grad(sites.at(f, site))(value, x, label, params)[(0, *place)]
+        return jax.lax.stop_gradient(slope) * neuron(x, params)
+
+    explain = paths.integrated_gradients(flow, steps=STEPS, rule=gauss_legendre, hoist=False)
+    got = jax.jit(jax.vmap(explain, (0, None, 0, None)))(
+        jnp.asarray(x), jnp.asarray(baseline), jnp.asarray(labels), params
+    ).values
+    theirs = captum.NeuronConductance(twin, twin.tap).attribute(
+        torch.tensor(x, requires_grad=True),
+        neuron_selector=unit,
+        baselines=torch.tensor(baseline)[None],
+        target=torch.tensor(labels),
+        n_steps=STEPS,
+        method="gausslegendre",
+    )
+    assert largest_difference(theirs.detach().numpy(), np.asarray(got)) <= 1e-8
+
+
+def differences(function, value, groups):
+    """By how much the function falls where each group of elements is set to zero."""
+    of_group = lambda k: function(value) - function(jnp.where(groups == k, 0, value))
+    return jax.lax.map(of_group, jnp.arange(groups.max() + 1))[groups]
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_ablation_of_a_layer(double, name):
+    """Units in eight groups."""
+    apply, params, twin, x, _, labels = in_double(name)
+    f, site = jaxplain.targets.logit(apply), SITES[name]
+    shape = sites.names(apply)(params, jnp.asarray(x))[site].shape[1:]
+    groups = np.arange(np.prod(shape)).reshape(shape) % 8
+
+    def explain(x, label, params):
+        value = sites.read(f, site)(x, label, params)[1][site]
+        g = lambda value: sites.at(f, site)(value, x, label, params)
+        return differences(g, value, groups[None])[0]
+
+    got = jax.jit(jax.vmap(explain, (0, 0, None)))(jnp.asarray(x), jnp.asarray(labels), params)
+    first = groups if groups.ndim == 1 else np.moveaxis(groups, -1, 0)
+    theirs = captum.LayerFeatureAblation(twin, twin.tap).attribute(
+        torch.tensor(x), target=torch.tensor(labels), layer_mask=torch.tensor(first)[None]
+    )
+    assert largest_difference(channels_last(theirs.detach().numpy()), np.asarray(got)) <= 1e-8
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_ablation_of_the_input_of_a_neuron(double, name):
+    apply, params, twin, x, _, _ = in_double(name)
+    _, unit, neuron = a_neuron(apply, params, x, name)
+    groups = np.arange(x[0].size).reshape(x[0].shape) % 8
+    explain = lambda x, params: differences(lambda x: neuron(x, params), x, groups)
+    got = jax.jit(jax.vmap(explain, (0, None)))(jnp.asarray(x), params)
+    theirs = captum.NeuronFeatureAblation(twin, twin.tap).attribute(
+        torch.tensor(x), neuron_selector=unit, feature_mask=torch.tensor(groups)[None]
+    )
+    assert largest_difference(theirs.detach().numpy(), np.asarray(got)) <= 1e-8
+
+
+@pytest.mark.parametrize("kind", ["layer", "neuron"])
+def test_gradient_shap_in_the_mean(double, kind):
+    """Both draw positions at random; the means of many agree within their standard errors."""
+    apply, params, twin, x, baseline, labels = in_double("relu_mlp")
+    site, samples, repeats = SITES["relu_mlp"], 64, 32
+    f = jaxplain.targets.logit(apply)
+    x, label = x[:1], jnp.asarray(labels)[0]
+    _, unit, neuron = a_neuron(apply, params, x, "relu_mlp")
+    options = {"n_samples": samples, "stdevs": 0.0, "baselines": torch.tensor(baseline)[None]}
+    if kind == "layer":
+        value, start = (
+            sites.read(f, site)(v, label, params)[1][site] for v in (jnp.asarray(x[0]), baseline)
+        )
+        g = lambda value, params: sites.at(f, site)(value, jnp.asarray(x[0]), label, params)
+        of = captum.LayerGradientShap(twin, twin.tap)
+        options |= {"target": int(labels[0]), "attribute_to_layer_input": False}
+    else:
+        value, start, g = jnp.asarray(x[0]), jnp.asarray(baseline), neuron
+        of = captum.NeuronGradientShap(twin, twin.tap)
+        options |= {"neuron_selector": unit}
+    torch.manual_seed(0)
+    theirs = np.stack(
+        [of.attribute(torch.tensor(x), **options).detach().numpy()[0] for _ in range(repeats)]
+    )
+    explain = paths.gradient_shap(g, samples=samples * repeats, noise=0.0)
+    ours = jax.jit(explain)(jax.random.key(0), value, start[None], params)
+    error = theirs.std(axis=0, ddof=1) / repeats**0.5
+    off = np.abs(theirs.mean(axis=0) - np.asarray(ours.values).reshape(error.shape))
+    assert np.mean(off <= 4 * error + 1e-9 * np.abs(theirs).max()) > 0.99

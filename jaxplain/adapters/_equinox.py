@@ -1,0 +1,127 @@
+"""Equinox models as pure functions.
+
+An Equinox model is a tree: arrays, and the rest. `params` are its arrays, in a tree like the model
+with None for all else, and the call is mapped over a batch, since Equinox models take one example:
+
+    apply(params, *inputs) = vmap(combine(params, rest))(*inputs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ._call import check_call, library, named_arguments
+from ._sites import name_of, tagging
+
+
+def equinox(
+    model: Any, state: Any = None, *, arguments: Mapping[str, Any] | None = None
+) -> tuple[Callable[..., Any], Any]:
+    """Turns an Equinox model in inference mode into a pure function and its parameters.
+
+        apply(params, *inputs) = vmap(model)(*inputs, **arguments)
+
+    with the arrays of the model taken from `params`. The model is not changed. What each module
+    returns is a site by its path, such as "layers.0": see `jaxplain.sites`.
+
+    Args:
+        model: an `equinox.Module` that is called with one example, in inference mode.
+        state: the `equinox.nn.State` of a model with running statistics, which is then called as
+            `model(*inputs, state)` and returns `(output, state)`. What the call changes in it is
+            dropped.
+        arguments: keyword arguments of the model's call, the same at each call and no arrays to
+            explain; none by default.
+
+    Returns:
+        `(apply, params)`. `apply(params, *inputs)` is pure and takes a batch: each input with a
+        leading axis over examples. `params` is the model with its arrays alone, as
+        `equinox.filter(model, equinox.is_array)` gives it; with a state the pair of both. It is an
+        argument: other values of the same tree need no new compilation.
+
+    Raises:
+        ImportError: Equinox is not installed.
+        TypeError: `model` is no Equinox module, or its call does not take the inputs.
+        ValueError: the model is in training mode (the message names the modules), or `params` has
+            another tree.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import equinox as eqx
+        >>> import jaxplain
+        >>> model = eqx.nn.MLP(3, 2, width_size=4, depth=1, key=jax.random.key(0))
+        >>> apply, params = jaxplain.adapters.equinox(model)
+        >>> apply(params, jnp.ones((5, 3))).shape
+        (5, 2)
+        >>> output, values = jaxplain.sites.read(apply, "layers.0")(params, jnp.ones((5, 3)))
+        >>> values["layers.0"].shape
+        (5, 4)
+
+    References:
+        Filtering in Equinox, `equinox.partition` and `equinox.combine`:
+        https://docs.kidger.site/equinox/all-of-equinox/
+    """
+    eqx = library("equinox", "equinox")
+    if not isinstance(model, eqx.Module):
+        raise TypeError(_not_a_module(model))
+    named = named_arguments(arguments, frozenset())
+    training = [
+        f"{name_of(path) or 'the model itself'} ({type(module).__name__})"
+        for path, module in _modules(eqx, model)
+        if getattr(module, "inference", None) is False and getattr(module, "p", None) != 0
+    ]
+    if training:
+        raise ValueError(
+            f"the model is in training mode: {', '.join(training)} with inference=False. "
+            "Explanations are of the model in inference mode: give "
+            "equinox.nn.inference_mode(model), which leaves yours as it is"
+        )
+    arrays, rest = eqx.partition(model, eqx.is_array)
+    params = arrays if state is None else (arrays, state)
+    expected = jax.tree.structure(params)
+
+    def apply(params: Any, *inputs: Any) -> Any:
+        given: Any = jax.tree.structure(params)
+        if given != expected:
+            raise ValueError(
+                f"params has the tree {given}, but this model has {expected}. Pass the params that "
+                "jaxplain.adapters.equinox returned, or a tree of the same structure"
+            )
+        # Fresh objects: of the copy the classes are changed, and a state is used up by its update.
+        arrays, own = (params, ()) if state is None else (params[0], (params[1],))
+        copy = jax.tree.map(lambda leaf: leaf, eqx.combine(arrays, rest))
+        own = jax.tree.map(lambda leaf: leaf, own)
+        check_call(copy, copy.__call__, (*inputs, *own), named)
+        for path, module in list(_modules(eqx, copy)):
+            if path and callable(module):
+                kind: Any = type(module)
+                object.__setattr__(module, "__class__", tagging(kind, path))
+        one = lambda *inputs: copy(*inputs, *own, **named)
+        return jax.vmap(one if state is None else lambda *inputs: one(*inputs)[0])(*inputs)
+
+    return apply, params
+
+
+def _modules(eqx: Any, node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """The module and all those in it, with their paths."""
+    if isinstance(node, eqx.Module):
+        yield path, node
+    inner = lambda child: child is not node and isinstance(child, eqx.Module)
+    for place, child in jax.tree_util.tree_leaves_with_path(node, is_leaf=inner):
+        if inner(child):
+            yield from _modules(eqx, child, (*path, *map(_part, place)))
+
+
+def _part(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)
+
+
+def _not_a_module(model: Any) -> str:
+    if isinstance(model, type):
+        return f"model is the class {model.__name__}: make the model first, {model.__name__}(...)"
+    return (
+        f"model must be an equinox.Module, but is a {type(model).__name__}. A plain function "
+        "apply(params, batch) needs no adapter"
+    )

@@ -1,0 +1,138 @@
+"""Haiku functions as pure functions.
+
+`haiku.transform` has made a pure function already; the adapter fixes what is not an array (flags of
+the call), forbids random numbers and changes of the state, and names what each module returns:
+
+    apply(params, *inputs) = transformed.apply(params, state, None, *inputs, **arguments)[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxplain.sites._tag import named
+
+from ._call import library, named_arguments
+
+
+def haiku(
+    transformed: Any,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple[Callable[..., Any], Any]:
+    """Turns a transformed Haiku function in evaluation mode into `(apply, params)`.
+
+        apply(params, *inputs) = transformed.apply(params, state, None, *inputs, **arguments)[0]
+
+    What each module returns is a site by its module name, "mlp/~/linear_0", under which its
+    parameters are too: see `jaxplain.sites`. Inside a layer stack modules have the names that they
+    have in there, without that of the stack; one whose name another module has already is
+    "linear@1".
+
+    Args:
+        transformed: what `haiku.transform` or `haiku.transform_with_state` returned.
+        params: what its `init` returned or training made of it.
+        state: of a function that was transformed with its state, that state.
+        arguments: keyword arguments of the function, the same at each call and no arrays to
+            explain, e.g. `{"is_training": False}`; none by default.
+
+    Returns:
+        `(apply, params)`. `apply(params, *inputs)` is pure and gives what the function gives for
+        these inputs. `params` are the parameters, with a state `{"params": ..., "state": ...}`; an
+        argument: other values of the same tree need no new compilation.
+
+    Raises:
+        ImportError: Haiku is not installed.
+        TypeError: `transformed` is not a transformed function, or `params` or `state` is no dict.
+        ValueError: a state is missing or too many; or, from `apply`, the function is in training
+            mode: it asked for random numbers or changed its state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import haiku as hk
+        >>> import jaxplain
+        >>> batch = jnp.ones((5, 3))
+        >>> transformed = hk.transform(lambda x: hk.nets.MLP([4, 2])(x))
+        >>> apply, params = jaxplain.adapters.haiku(
+        ...     transformed, transformed.init(jax.random.key(0), batch)
+        ... )
+        >>> apply(params, batch).shape
+        (5, 2)
+        >>> list(jaxplain.sites.names(apply)(params, batch))
+        ['mlp/~/linear_0', 'mlp/~/linear_1', 'mlp']
+
+    References:
+        `haiku.transform_with_state`: https://dm-haiku.readthedocs.io/en/latest/api.html
+    """
+    hk = library("haiku", "haiku")
+    has_state = isinstance(transformed, hk.TransformedWithState)
+    if not has_state and not isinstance(transformed, hk.Transformed):
+        raise TypeError(
+            f"transformed is a {type(transformed).__name__}, but must be what haiku.transform or "
+            "haiku.transform_with_state returned"
+        )
+    options = named_arguments(arguments, frozenset())
+    for name, tree in (("params", params), *((("state", state),) if has_state else ())):
+        if not isinstance(tree, Mapping):
+            raise TypeError(
+                f"{name} must be the dict that transformed.init returned, but is a "
+                f"{type(tree).__name__}"
+            )
+    if not has_state and state is not None:
+        raise ValueError("a function of haiku.transform has no state, but state was given")
+    whole = {"params": params, "state": state} if has_state else params
+
+    def apply(whole: Any, *inputs: Any) -> Any:
+        params, state = (whole["params"], whole["state"]) if has_state else (whole, {})
+        try:
+            with hk.intercept_methods(_name_outputs()):
+                if not has_state:
+                    return transformed.apply(params, None, *inputs, **options)
+                output, after = transformed.apply(params, state, None, *inputs, **options)
+        except Exception as error:
+            if type(error).__name__ != "MissingRNGError":  # which is not among Haiku's public names
+                raise
+            raise ValueError(_in_training("asked for random numbers")) from error
+        before = jax.tree_util.tree_leaves_with_path(state)
+        changed = [
+            jax.tree_util.keystr(place, simple=True, separator=".")
+            for (place, old), new in zip(before, jax.tree.leaves(after), strict=True)
+            if old is not new
+        ]
+        if changed:
+            raise ValueError(_in_training(f"changed its state ({', '.join(changed)})"))
+        return output
+
+    return apply, whole
+
+
+def _name_outputs() -> Callable[..., Any]:
+    """Names what each module returns; for one call of the function, whose modules it counts."""
+    seen: dict[str, list[Any]] = {}
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        output, module = call(*args, **kwargs), context.module
+        # What a layer stack lifts into the function are its parameters, which are no values of it.
+        if context.method_name != "__call__" or type(module).__name__ == "LiftingModule":
+            return output
+        # Haiku's names are unique, but a lifted function counts its own from the start.
+        others = seen.setdefault(module.module_name, [])
+        if not any(module is other for other in others):
+            others.append(module)
+        number = next(k for k, other in enumerate(others) if other is module)
+        return named(output, f"{module.module_name}@{number}" if number else module.module_name)
+
+    return intercept
+
+
+def _in_training(what: str) -> str:
+    return (
+        f"the function is in training mode: its call {what}. Explanations are of the model in "
+        "evaluation mode: choose it by the flag of the call, e.g. "
+        'jaxplain.adapters.haiku(transformed, params, state, arguments={"is_training": False})'
+    )
