@@ -522,7 +522,11 @@ def test_ablation_of_the_input_of_a_neuron(double, name):
 
 @pytest.mark.parametrize("kind", ["layer", "neuron"])
 def test_gradient_shap_in_the_mean(double, kind):
-    """Both draw positions at random; the means of many agree within their standard errors."""
+    """Captum draws positions at random; the mean of many agrees within its standard error.
+
+    That of a layer draws inputs on the line, not values: it is the internal influence times the
+    difference of the values.
+    """
     apply, params, twin, x, baseline, labels = in_double("relu_mlp")
     site, samples, repeats = SITES["relu_mlp"], 64, 32
     f = jaxplain.targets.logit(apply)
@@ -530,22 +534,21 @@ def test_gradient_shap_in_the_mean(double, kind):
     _, unit, neuron = a_neuron(apply, params, x, "relu_mlp")
     options = {"n_samples": samples, "stdevs": 0.0, "baselines": torch.tensor(baseline)[None]}
     if kind == "layer":
-        value, start = (
-            sites.read(f, site)(v, label, params)[1][site] for v in (jnp.asarray(x[0]), baseline)
-        )
-        g = lambda value, params: sites.at(f, site)(value, jnp.asarray(x[0]), label, params)
+        influence = paths.internal_influence(f, site, steps=samples * repeats, rule=paths.midpoint)
+        r = influence(jnp.asarray(x[0]), jnp.asarray(baseline), label, params)
+        ours = r.values * (r.value - r.baseline_value)
         of = captum.LayerGradientShap(twin, twin.tap)
         options |= {"target": int(labels[0]), "attribute_to_layer_input": False}
     else:
-        value, start, g = jnp.asarray(x[0]), jnp.asarray(baseline), neuron
+        explain = jax.jit(paths.gradient_shap(neuron, samples=samples * repeats, noise=0.0))
+        start = jnp.asarray(baseline)[None]
+        ours = explain(jax.random.key(0), jnp.asarray(x[0]), start, params).values
         of = captum.NeuronGradientShap(twin, twin.tap)
         options |= {"neuron_selector": unit}
     torch.manual_seed(0)
     theirs = np.stack(
         [of.attribute(torch.tensor(x), **options).detach().numpy()[0] for _ in range(repeats)]
     )
-    explain = paths.gradient_shap(g, samples=samples * repeats, noise=0.0)
-    ours = jax.jit(explain)(jax.random.key(0), value, start[None], params)
     error = theirs.std(axis=0, ddof=1) / repeats**0.5
-    off = np.abs(theirs.mean(axis=0) - np.asarray(ours.values).reshape(error.shape))
+    off = np.abs(theirs.mean(axis=0) - np.asarray(ours).reshape(error.shape))
     assert np.mean(off <= 4 * error + 1e-9 * np.abs(theirs).max()) > 0.99
