@@ -66,6 +66,7 @@ bench: $(ENV)/.with-bench
 	$(RUN) -m bench.run
 	$(RUN) -m bench.overheads
 	$(RUN) -m bench.qmc
+	$(RUN) -m bench.sites
 
 clean:
 	rm -rf build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .jax_cache

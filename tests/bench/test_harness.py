@@ -280,6 +280,13 @@ def test_the_hsic_benchmark_runs(tmp_path):
     assert harness.read(path)["relative_error"] < 1e-4
 
 
+def test_the_sites_benchmark_runs(tmp_path):
+    printed = run("-m", "bench.sites", "--quick", "--out", str(tmp_path))
+    assert "all residual sites" in printed
+    for path in tmp_path.iterdir():
+        assert harness.read(path)["over_plain"]["projected"]["of_medians"] > 0
+
+
 def test_the_run_benchmark_runs(tmp_path):
     printed = run("bench/run.py", "--quick", "--only", "mlp", "--out", str(tmp_path))
     assert "mlp: run.map has" in printed
