@@ -53,6 +53,10 @@ def by_hand(x, params, replace=lambda k, h: h):
     return jnp.stack(stream), jnp.sum(x**2)
 
 
+def in_double():
+    return X.astype(jnp.float64), PARAMS.astype(jnp.float64)
+
+
 MODELS = (unrolled, of_jits, scanned, rematerialised)
 STREAM, OUTPUT = by_hand(X, PARAMS)
 every_model = pytest.mark.parametrize("f", MODELS, ids=lambda f: f.__name__)
@@ -132,17 +136,19 @@ def test_what_was_written_is_read(f):
 
 
 @every_model
-def test_gradients_pass_through(f):
-    expected = jax.grad(f, (0, 1))(X, PARAMS)
-    got = jax.grad(lambda *inputs: sites.read(f, ["mlp", "resid"])(*inputs)[0], (0, 1))(X, PARAMS)
-    chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=1e-4)
-    of_value = lambda x: sites.read(f, "resid[2]")(x, PARAMS)[1]["resid[2]"].sum()
-    close(jax.grad(of_value)(X), jax.grad(lambda x: by_hand(x, PARAMS)[0][2].sum())(X))
+def test_gradients_pass_through(f, x64):
+    x, params = in_double()
+    expected = jax.grad(f, (0, 1))(x, params)
+    got = jax.grad(lambda *inputs: sites.read(f, ["mlp", "resid"])(*inputs)[0], (0, 1))(x, params)
+    chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-9)
+    of_value = lambda x: sites.read(f, "resid[2]")(x, params)[1]["resid[2]"].sum()
+    by_the_hand = jax.grad(lambda x: by_hand(x, params)[0][2].sum())(x)
+    close(jax.grad(of_value)(x), by_the_hand, rtol=1e-10)
 
 
 @every_model
 def test_gradients_by_the_value_at_a_site(f, x64):
-    x, params = X.astype(jnp.float64), PARAMS.astype(jnp.float64)
+    x, params = in_double()
     stream, _ = by_hand(x, params)
     g = sites.at(f, "resid[1]")
     gradient = jax.grad(g)(stream[1], x, params)
@@ -172,20 +178,23 @@ def test_mapping_in_both_orders(f):
 
 
 @every_model
-def test_inside_a_gradient(f):
+def test_inside_a_gradient(f, x64):
     """The function itself differentiates: the primal values are the site, once."""
-    (output, gradient), values = sites.read(jax.value_and_grad(f), "resid[0]")(X, PARAMS)
-    close(output, OUTPUT)
-    close(gradient, jax.grad(f)(X, PARAMS))
-    close(values["resid[0]"], STREAM[0])
-    assert sites.names(jax.value_and_grad(f))(X, PARAMS)["resid"].shape[0] == LAYERS
+    x, params = in_double()
+    (output, gradient), values = sites.read(jax.value_and_grad(f), "resid[0]")(x, params)
+    stream, expected = by_hand(x, params)
+    close(output, expected)
+    close(gradient, jax.grad(f)(x, params), rtol=1e-10)
+    close(values["resid[0]"], stream[0])
+    assert sites.names(jax.value_and_grad(f))(x, params)["resid"].shape[0] == LAYERS
 
 
 @every_model
-def test_second_derivatives(f):
-    expected = jax.hessian(lambda x: by_hand(x, PARAMS)[1])(X)
-    got = jax.hessian(lambda x: sites.read(f, "resid")(x, PARAMS)[0])(X)
-    close(got, expected, rtol=1e-4, atol=1e-4)
+def test_second_derivatives(f, x64):
+    x, params = in_double()
+    expected = jax.hessian(lambda x: by_hand(x, params)[1])(x)
+    got = jax.hessian(lambda x: sites.read(f, "resid")(x, params)[0])(x)
+    close(got, expected, rtol=1e-9, atol=1e-8)
 
 
 @every_model
