@@ -36,6 +36,7 @@ demo: $(ENV)/.with-demo
 	$(RUN) -m jaxplain demo
 
 test: $(ENV)/.with-test
+	XLA_FLAGS="$$($(RUN) tests/quick_compile.py)" \
 	$(CACHED) $(RUN) $(PYTEST) -m "not slow" $(ARGS) $(TESTS)
 
 test-slow: $(ENV)/.with-test
