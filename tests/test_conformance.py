@@ -347,7 +347,7 @@ KERNELS = {
     ),
     # The incomplete gamma function of its p-values is a loop.
     # The median of the distances, the width unless given, jumps where few are as good as equal.
-    "sobol.hsic_attribution": parted(sobol.hsic_attribution, waits=True, width=0.5),
+    "sobol.hsic_attribution": parted(sobol.hsic_attribution, waits=True, width=0.1),
     "sobol.main_effects": parted(sobol.main_effects, sampler=qmc.latin_hypercube),
     "perturbation.rise": parted(perturbation.rise),
     "perturbation.rise, probability": parted(perturbation.rise, normalisation="probability"),
