@@ -73,11 +73,11 @@ def weights(depth: int, width: int) -> dict[str, jax.Array]:
     return {name: jnp.asarray(draw(shape)) for name, shape in shapes.items()}
 
 
-def best_lowering(f: Callable[..., Any], *arguments: Any) -> float:
-    """The least seconds to trace and lower, of five: fresh functions, so that nothing is kept."""
+def best_lowering(make: Callable[[], Callable[..., Any]], *arguments: Any) -> float:
+    """The least seconds to trace and lower, of five: functions made anew, as jax keeps traces."""
     seconds = []
     for _ in range(5):
-        fresh = jax.jit(lambda *inputs: f(*inputs))
+        fresh = jax.jit(make())
         start = time.perf_counter()
         fresh.lower(*arguments)
         seconds.append(time.perf_counter() - start)
@@ -85,7 +85,8 @@ def best_lowering(f: Callable[..., Any], *arguments: Any) -> float:
 
 
 def measure(name: str, rounds: int, depth: int, width: int, positions: int) -> dict[str, Any]:
-    plain = functools.partial({"unrolled": unrolled, "scanned": scanned}[name], heads=width // 64)
+    model = {"unrolled": unrolled, "scanned": scanned}[name]
+    plain = lambda: lambda x, layers: model(x, layers, heads=width // 64)
     layers = weights(depth, width)
     x = jax.random.normal(jax.random.key(0), (positions, width))
     direction = jax.random.normal(jax.random.key(1), (width,))
@@ -93,19 +94,19 @@ def measure(name: str, rounds: int, depth: int, width: int, positions: int) -> d
     variants = {
         "plain": plain,
         "plain, again": plain,
-        "all residual sites": sites.read(plain, site),
-        "projected": sites.read(plain, site, reduce=lambda h: h @ direction),
-        "one layer edited": sites.edit(
-            plain, {f"{site}[5]" if depth > 5 else site: lambda h: h / 2}
+        "all residual sites": lambda: sites.read(plain(), site),
+        "projected": lambda: sites.read(plain(), site, reduce=lambda h: h @ direction),
+        "one layer edited": lambda: sites.edit(
+            plain(), {f"{site}[5]" if depth > 5 else site: lambda h: h / 2}
         ),
     }
-    compiled = {key: harness.compile_program(f, x, layers) for key, f in variants.items()}
+    compiled = {key: harness.compile_program(make(), x, layers) for key, make in variants.items()}
     programs = {key: functools.partial(c.call, x, layers) for key, c in compiled.items()}
     samples = harness.interleave(programs, rounds=rounds)
     clock = harness.clock()
     seconds = {key: getattr(taken, clock) for key, taken in samples.items()}
     ratios = {key: harness.ratio(seconds[key], seconds["plain"]) for key in variants}
-    lowering = {key: best_lowering(f, x, layers) for key, f in variants.items()}
+    lowering = {key: best_lowering(make, x, layers) for key, make in variants.items()}
     print(f"{name}: {depth} layers, {positions} x {width}, {clock} seconds")
     for key, found in ratios.items():
         print(
