@@ -277,8 +277,11 @@ def _delta(
     estimate: Callable[..., jax.Array], means: jax.Array, products: jax.Array, n: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The estimate from the means (k, G, outputs), and its standard error."""
-    value = estimate(*means)
-    slopes = jax.grad(lambda means: jnp.sum(estimate(*means)))(means)
+    value, pull = jax.vjp(lambda means: estimate(*means), means)
+    # Ones, which under `vmap` are batched as the value is: on a mesh of Explicit axes jax 0.12 does
+    # not add a cotangent that is sharded over the batch to one that is not batched.
+    ones = jnp.logical_or(jnp.isfinite(value), True).astype(value.dtype)
+    (slopes,) = pull(ones)
     covariance = products - means[:, None] * means[None, :]
     variance = jnp.einsum("k...,kl...,l...->...", slopes, covariance, slopes, precision=HIGHEST)
     return value, _root(variance / (n - 1))

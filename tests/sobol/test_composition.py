@@ -98,6 +98,7 @@ def test_inside_shard_map(form):
         assert_same(jax.device_get(inside(*arguments)), jax.device_get(mapped(*arguments)))
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 @pytest.mark.parametrize("form", ["delta", "tolerance"])
 def test_sharded_parameters(axis_type, form):
