@@ -846,6 +846,8 @@ PINNED = {
     "paths.integrated_gradients",
     "paths.integrated_gradients, tolerance",
     "paths.integrated_hessians",
+    "perturbation.rise",
+    "sobol.hsic_attribution",
 }
 
 

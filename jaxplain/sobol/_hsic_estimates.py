@@ -221,9 +221,30 @@ def _p_values(
     deviation = jnp.sqrt(_positive(variance * cells.square * output.square))
     shape_parameter = 4 / _positive(skewness) ** 2
     place = shape_parameter + jnp.sqrt(shape_parameter) * (trace - mean) / deviation
-    return jax.scipy.special.gammaincc(
-        jnp.broadcast_to(shape_parameter, place.shape), jnp.maximum(place, 0)
+    return _upper_gamma(jnp.broadcast_to(shape_parameter, place.shape), jnp.maximum(place, 0))
+
+
+@jax.custom_batching.custom_vmap
+def _upper_gamma(a: jax.Array, x: jax.Array) -> jax.Array:
+    """The regularised upper incomplete gamma function.
+
+    Jax 0.12 cannot lower its own for a batch that is sharded over Explicit axes of a mesh: there
+    the axes are Auto ones for it.
+    """
+    return jax.scipy.special.gammaincc(a, x)
+
+
+@_upper_gamma.def_vmap
+def _(size: int, batched: Any, a: jax.Array, x: jax.Array) -> tuple[jax.Array, bool]:
+    a, x = (
+        array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
+        for array, is_batched in zip((a, x), batched, strict=True)
     )
+    spec = jax.typeof(x).sharding.spec
+    if all(axis is None for axis in spec):
+        return _upper_gamma(a, x), True
+    on_auto_axes = jax.sharding.auto_axes(jax.scipy.special.gammaincc, out_sharding=spec)
+    return on_auto_axes(jax.sharding.reshard(a, spec), x), True
 
 
 def _width(y: jax.Array, width: Any) -> jax.Array:
