@@ -18,6 +18,7 @@ from jaxplain import sites
 eqx = pytest.importorskip("equinox", reason="equinox is not installed")
 hk = pytest.importorskip("haiku", reason="dm-haiku is not installed")
 
+pytestmark = pytest.mark.pins
 LAYERS, WIDTH = 3, 4
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (2, WIDTH))

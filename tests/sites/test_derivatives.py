@@ -9,6 +9,8 @@ import pytest
 
 from jaxplain import sites
 
+pytestmark = pytest.mark.pins
+
 close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
 LAYERS, WIDTH = 4, 3
 X = jax.random.normal(jax.random.key(0), (WIDTH,))

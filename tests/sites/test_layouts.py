@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jaxplain
 from jaxplain import sites
 
+pytestmark = pytest.mark.pins
 LAYERS, WIDTH = 4, 3
 X = jax.random.normal(jax.random.key(0), (2, WIDTH))
 PARAMS = jax.random.normal(jax.random.key(1), (LAYERS, WIDTH, WIDTH))
