@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxplain import checks
 from jaxplain.evaluate import evaluate, weighted_sum
@@ -75,26 +76,19 @@ def conductance(
     if velocity == "derivative":
         nodes, weights = merged(*checks.rule(rule, steps))
     else:
-        nodes, _ = checks.rule(rule, steps + 1)
+        nodes, weights = checks.rule(rule, steps + 1)[0], np.ones(steps)
 
-    def by_derivative(line: Line) -> jax.Array:
+    def integral(line: Line) -> jax.Array:
         t = jnp.asarray(nodes, line.dtype)
 
         def flow(index: jax.Array) -> jax.Array:
-            value, speed = line.with_velocity(t[index])
+            if velocity == "derivative":
+                value, speed = line.with_velocity(t[index])
+            else:
+                value = line.value(t[index])
+                speed = line.value(t[index + 1]) - value
             return line.gradient(t[index], value) * speed
 
-        return evaluate(flow, len(nodes), weighted_sum(weights), chunk_size=chunk_size)
+        return evaluate(flow, len(weights), weighted_sum(weights), chunk_size=chunk_size)
 
-    def by_difference(line: Line) -> jax.Array:
-        t = jnp.asarray(nodes, line.dtype)
-
-        def flow(index: jax.Array) -> jax.Array:
-            here, there = line.value(t[index]), line.value(t[index + 1])
-            return line.gradient(t[index], here) * (there - here)
-
-        return evaluate(flow, steps, weighted_sum(jnp.ones(steps)), chunk_size=chunk_size)
-
-    if velocity == "derivative":
-        return layer_kernel(f, site, by_derivative, len(nodes))
-    return layer_kernel(f, site, by_difference, steps)
+    return layer_kernel(f, site, integral, len(weights))

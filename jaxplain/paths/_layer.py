@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain import checks, sites, trees
+from jaxplain.paths._straight_line import line_between
 from jaxplain.rewrite import _fast
 
 
@@ -62,13 +63,8 @@ def layer_kernel(
     @jax.jit
     def kernel(x: Any, baseline: Any, *args: Any) -> LayerAttribution:
         x, baseline = (trees.vary_with_output(scalar, tree, *args) for tree in (x, baseline))
-        start, end = trees.widen(baseline), trees.widen(x)
-        dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(end)))
-
-        def point(t: jax.Array) -> Any:
-            of_leaf = lambda a, b: a + t.astype(a.dtype) * (b - a)
-            return trees.cast_like(jax.tree.map(of_leaf, start, end), x)
-
+        point, velocity = line_between(baseline, x)
+        dtype = trees.widest(*(leaf.dtype for leaf in jax.tree.leaves(velocity)))
         value = lambda t: read(point(t), *args)[1][site]
         along = lambda t: jax.jvp(value, (t,), (jnp.ones_like(t),))
         gradient = lambda t, value: jax.grad(g)(value, point(t), *args)

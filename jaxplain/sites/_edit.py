@@ -67,8 +67,8 @@ def edit(
             site, index = _staged.find(staged, name, "written" if numbered else "edited")
             own, rows = _checked(edits[name], name, numbered), None
             if numbered:
-                rows = jnp.arange(staged.sites[site].hits, dtype=jnp.int32)
-                rows = rows if index is None else rows[index]
+                hits = staged.sites[site].hits
+                rows = jnp.arange(hits, dtype=jnp.int32) if index is None else jnp.int32(index)
             changes.setdefault(site, []).append(_taps.Change(own, index, rows))
         return staged.run({}, changes)[0]
 
