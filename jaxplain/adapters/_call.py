@@ -7,15 +7,37 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 
-def library(name: str, extra: str) -> Any:
-    """An optional library, or how to install it."""
+
+def library(name: str) -> Any:
+    """An optional library, or how to install it: by the extra of its name."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"this adapter needs {name}, which is not installed: pip install 'jaxplain[{extra}]'"
+            f"this adapter needs {name}, which is not installed: pip install 'jaxplain[{name}]'"
         ) from error
+
+
+def not_a_module(model: Any, subject: str, kind: str, again: str = "it") -> str:
+    """What came in place of a model: `subject` is the argument, `kind` the class it should have."""
+    if isinstance(model, type):
+        return f"{subject} is the class {model.__name__}: make {again} first, {model.__name__}(...)"
+    return (
+        f"{subject} must be {kind}, but is a {type(model).__name__}. A plain function "
+        "apply(params, batch) needs no adapter"
+    )
+
+
+def check_tree(params: Any, expected: Any, adapter: str, hint: str = "") -> None:
+    """Raises ValueError where `params` is not the tree that the adapter returned."""
+    given: Any = jax.tree.structure(params)
+    if given != expected:
+        raise ValueError(
+            f"params has the tree {given}, but this model has {expected}. Pass the params that "
+            f"jaxplain.adapters.{adapter} returned, or a tree of the same structure{hint}"
+        )
 
 
 def named_arguments(arguments: Mapping[str, Any] | None, reserved: frozenset[str]) -> dict:

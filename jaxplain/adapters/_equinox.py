@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ._call import check_call, library, named_arguments
+from ._call import check_call, check_tree, library, named_arguments, not_a_module
 from ._sites import name_of, tagging
 
 
@@ -63,9 +63,9 @@ def equinox(
         Filtering in Equinox, `equinox.partition` and `equinox.combine`:
         https://docs.kidger.site/equinox/all-of-equinox/
     """
-    eqx = library("equinox", "equinox")
+    eqx = library("equinox")
     if not isinstance(model, eqx.Module):
-        raise TypeError(_not_a_module(model))
+        raise TypeError(not_a_module(model, "model", "an equinox.Module", again="the model"))
     named = named_arguments(arguments, frozenset())
     training = [
         f"{name_of(path) or 'the model itself'} ({type(module).__name__})"
@@ -83,16 +83,10 @@ def equinox(
     expected = jax.tree.structure(params)
 
     def apply(params: Any, *inputs: Any) -> Any:
-        given: Any = jax.tree.structure(params)
-        if given != expected:
-            raise ValueError(
-                f"params has the tree {given}, but this model has {expected}. Pass the params that "
-                "jaxplain.adapters.equinox returned, or a tree of the same structure"
-            )
-        # Fresh objects: of the copy the classes are changed, and a state is used up by its update.
+        check_tree(params, expected, "equinox")
         arrays, own = (params, ()) if state is None else (params[0], (params[1],))
-        copy = jax.tree.map(lambda leaf: leaf, eqx.combine(arrays, rest))
-        own = jax.tree.map(lambda leaf: leaf, own)
+        copy = eqx.combine(arrays, rest)  # new objects, whose classes are changed
+        own = jax.tree.map(lambda leaf: leaf, own)  # and another: a state is used up by its update
         check_call(copy, copy.__call__, (*inputs, *own), named)
         for path, module in list(_modules(eqx, copy)):
             if path and callable(module):
@@ -116,12 +110,3 @@ def _modules(eqx: Any, node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[
 
 def _part(key: Any) -> str:
     return jax.tree_util.keystr((key,), simple=True)
-
-
-def _not_a_module(model: Any) -> str:
-    if isinstance(model, type):
-        return f"model is the class {model.__name__}: make the model first, {model.__name__}(...)"
-    return (
-        f"model must be an equinox.Module, but is a {type(model).__name__}. A plain function "
-        "apply(params, batch) needs no adapter"
-    )

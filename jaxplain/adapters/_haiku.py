@@ -69,7 +69,7 @@ def haiku(
     References:
         `haiku.transform_with_state`: https://dm-haiku.readthedocs.io/en/latest/api.html
     """
-    hk = library("haiku", "haiku")
+    hk = library("haiku")
     has_state = isinstance(transformed, hk.TransformedWithState)
     if not has_state and not isinstance(transformed, hk.Transformed):
         raise TypeError(
@@ -77,7 +77,8 @@ def haiku(
             "haiku.transform_with_state returned"
         )
     options = named_arguments(arguments, frozenset())
-    for name, tree in (("params", params), *((("state", state),) if has_state else ())):
+    given = {"params": params, "state": state} if has_state else {"params": params}
+    for name, tree in given.items():
         if not isinstance(tree, Mapping):
             raise TypeError(
                 f"{name} must be the dict that transformed.init returned, but is a "
@@ -85,7 +86,6 @@ def haiku(
             )
     if not has_state and state is not None:
         raise ValueError("a function of haiku.transform has no state, but state was given")
-    whole = {"params": params, "state": state} if has_state else params
 
     def apply(whole: Any, *inputs: Any) -> Any:
         params, state = (whole["params"], whole["state"]) if has_state else (whole, {})
@@ -108,7 +108,7 @@ def haiku(
             raise ValueError(_in_training(f"changed its state ({', '.join(changed)})"))
         return output
 
-    return apply, whole
+    return apply, given if has_state else params
 
 
 def _name_outputs() -> Callable[..., Any]:
@@ -122,9 +122,9 @@ def _name_outputs() -> Callable[..., Any]:
             return output
         # Haiku's names are unique, but a lifted function counts its own from the start.
         others = seen.setdefault(module.module_name, [])
-        if not any(module is other for other in others):
+        number = next((k for k, other in enumerate(others) if other is module), len(others))
+        if number == len(others):
             others.append(module)
-        number = next(k for k, other in enumerate(others) if other is module)
         return named(output, f"{module.module_name}@{number}" if number else module.module_name)
 
     return intercept

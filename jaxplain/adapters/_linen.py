@@ -21,7 +21,7 @@ import flax.nnx
 
 from jaxplain.sites._tag import named
 
-from ._call import check_call, named_arguments
+from ._call import check_call, named_arguments, not_a_module
 from ._sites import name_of
 
 # Keyword arguments of `Module.apply` itself, which the module's call never sees.
@@ -135,9 +135,4 @@ def _not_a_module(module: Any) -> str:
             f"module is a Flax NNX module ({type(module).__name__}): use "
             "jaxplain.adapters.nnx(model)"
         )
-    if isinstance(module, type):
-        return f"module is the class {module.__name__}: make it first, {module.__name__}(...)"
-    return (
-        f"module must be a flax.linen.Module, but is a {type(module).__name__}. A plain function "
-        "apply(params, batch) needs no adapter"
-    )
+    return not_a_module(module, "module", "a flax.linen.Module")

@@ -20,11 +20,15 @@ import flax.nnx
 import jax
 import jax.numpy as jnp
 
-from ._call import check_call, named_arguments
+from ._call import check_call, check_tree, named_arguments, not_a_module
 from ._sites import tagging
 
 # The attributes that `model.train()` and `model.eval()` set, with their value in training.
 TRAINING_FLAGS = {"deterministic": False, "use_running_average": False}
+_RESTORED = (
+    " (a checkpoint restored without a target has strings for the integers of lists: "
+    "flax.nnx.restore_int_paths)"
+)
 
 
 def nnx(
@@ -104,15 +108,8 @@ def nnx(
     del arrays
 
     def apply(params: Any, *inputs: Any) -> Any:
+        check_tree(params, params_structure, "nnx", hint=_RESTORED)
         leaves = jax.tree.leaves(params)
-        given: Any = jax.tree.structure(params)
-        if given != params_structure:
-            raise ValueError(
-                f"params has the tree {given}, but this model has {params_structure}. Pass the "
-                "params that jaxplain.adapters.nnx returned, or a tree of the same structure (a "
-                "checkpoint restored without a target has strings for the integers of lists: "
-                "flax.nnx.restore_int_paths)"
-            )
         ordered: list[Any] = [None] * count
         for place, leaf in zip(places, leaves, strict=True):
             ordered[place] = leaf
@@ -212,9 +209,4 @@ def _not_a_module(model: Any) -> str:
             f"model is a Flax Linen module ({type(model).__name__}): use "
             "jaxplain.adapters.linen(module, variables)"
         )
-    if isinstance(model, type):
-        return f"model is the class {model.__name__}: make the model first, {model.__name__}(...)"
-    return (
-        f"model must be a flax.nnx.Module, but is a {type(model).__name__}. A plain function "
-        "apply(params, batch) needs no adapter"
-    )
+    return not_a_module(model, "model", "a flax.nnx.Module", again="the model")
