@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxplain import checks
-from jaxplain.rewrite import _interpreter, _taps
+from jaxplain.rewrite import _interpreter, _inventory, _taps
 
 _INDEXED = re.compile(r"(.*)\[(-?\d+)\]", re.DOTALL)
 
@@ -26,7 +26,7 @@ class Staged(NamedTuple):
     program: Any
     inputs: list[Any]
     output: Any
-    sites: dict[str, _taps.Site]
+    sites: dict[str, _inventory.Site]
 
     def run(
         self,
@@ -41,7 +41,7 @@ class Staged(NamedTuple):
 def stage(f: Callable[..., Any], inputs: Sequence[Any]) -> Staged:
     program, shapes = _interpreter.stage(f, *inputs)
     return Staged(
-        program, jax.tree.leaves(inputs), jax.tree.structure(shapes), _taps.inventory(program)
+        program, jax.tree.leaves(inputs), jax.tree.structure(shapes), _inventory.inventory(program)
     )
 
 
@@ -109,7 +109,7 @@ def find(staged: Staged, name: str, use: str) -> tuple[str, int | None]:
     return base, index
 
 
-def _unknown(name: str, sites: Mapping[str, _taps.Site]) -> str:
+def _unknown(name: str, sites: Mapping[str, _inventory.Site]) -> str:
     if not sites:
         return (
             f"there is no site {name!r}: the function has none at all. Name values in it by "
@@ -123,6 +123,6 @@ def _unknown(name: str, sites: Mapping[str, _taps.Site]) -> str:
     return f"there is no site {name!r}. {'Near' if near else 'There are'}: {listed}{more}."
 
 
-def whole_shape(site: _taps.Site, index: int | None) -> tuple[int, ...]:
+def whole_shape(site: _inventory.Site, index: int | None) -> tuple[int, ...]:
     """The shape in which a site, or one of its hits, is read and written."""
     return site.whole if index is None else site.shape
