@@ -33,6 +33,7 @@ _ENTERED = frozenset(
         "custom_jvp_call",
         "custom_vjp_call",
         "custom_vmap_call",
+        "eval_jaxpr",
         "jit",
         "pjit",
         "remat",

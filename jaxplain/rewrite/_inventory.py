@@ -3,6 +3,9 @@
 A tap is an equation `name[name=...]`, which `jax.ad_checkpoint.checkpoint_name` leaves. A name that
 comes several times is one site with several hits; an equation that holds programs shows the sites
 in them as they are seen from outside.
+
+What the backward pass of `jax.checkpoint` computes again is no hit. The program looks the same
+there; it is told by the name of the place, which JAX gives to each equation.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from jaxplain.rewrite import _interpreter
 
 TAP = "name"
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vmap_call")
+AGAIN = "rematted_computation"
 
 
 class Site(NamedTuple):
@@ -29,6 +33,7 @@ class Site(NamedTuple):
         is_copied: whether a backward pass computes it again, in addition to the hits.
         trouble: why it cannot be used, or "".
         unread: why it cannot be read, or "".
+        unwritten: why its hits cannot be changed one by one, or "".
     """
 
     shape: tuple[int, ...]
@@ -40,6 +45,12 @@ class Site(NamedTuple):
     is_copied: bool = False
     trouble: str = ""
     unread: str = ""
+    unwritten: str = ""
+
+    @property
+    def is_only_copied(self) -> bool:
+        """Whether there is no hit of it here."""
+        return self.is_copied and not self.hits
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -57,7 +68,8 @@ def inventory(program: jex.ClosedJaxpr) -> dict[str, Site]:
         if equation.primitive.name == TAP:
             variable = equation.outvars[0]
             site = Site(variable.aval.shape, variable.aval.dtype, 1, False)
-            _add(found, equation.params["name"], site._replace(is_used=id(variable) in read))
+            site = site._replace(is_used=id(variable) in read)
+            _add(found, equation.params["name"], _copy(site) if is_again(equation) else site)
         elif _interpreter.held(equation):
             for name, site in inside(equation).items():
                 _add(found, name, site)
@@ -66,13 +78,16 @@ def inventory(program: jex.ClosedJaxpr) -> dict[str, Site]:
 
 def inside(equation: jex.JaxprEqn) -> dict[str, Site]:
     """The names inside an equation, as they are seen from outside."""
+    found = _inside(equation)
+    return {name: _copy(site) for name, site in found.items()} if is_again(equation) else found
+
+
+def _inside(equation: jex.JaxprEqn) -> dict[str, Site]:
     kind = equation.primitive.name
     inner = [inventory(program) for program in _interpreter.held(equation)]
     if not _interpreter.programs(equation):
         why = f"it is inside a `{kind}`, which cannot be entered. Tag what goes in or comes out"
         return {name: site._replace(trouble=why) for sites in inner for name, site in sites.items()}
-    if is_again(equation):
-        return {name: site._replace(hits=0, is_copied=True) for name, site in inner[0].items()}
     if kind == "scan":
         length = equation.params["length"]
         return {
@@ -84,16 +99,19 @@ def inside(equation: jex.JaxprEqn) -> dict[str, Site]:
         for name in condition:
             why = "it is in the condition of a `while`, which runs once more than its body"
             body[name] = condition[name]._replace(trouble=why)
-        return {name: site._replace(is_open=True) for name, site in body.items()}
+        why = ""
+        if _interpreter.programs(equation)[0].jaxpr.outvars[0].aval.shape:
+            why = (
+                "it is inside a `while` that runs for a batch, each example as often as it needs. "
+                "Map the reading, `jax.vmap(jaxplain.sites.read(f, names))`"
+            )
+        return {
+            name: site._replace(is_open=True, unread=site.unread or why)
+            for name, site in body.items()
+        }
     if kind == "cond":
-        merged: dict[str, Site] = {}
-        for name, site in (item for sites in inner for item in sites.items()):
-            merged[name] = max(site, merged.get(name, site), key=lambda site: site.hits)
-        for name, site in merged.items():
-            if any(sites.get(name) != site for sites in inner):
-                why = "not every branch of a `cond` has it, of one shape and as often"
-                merged[name] = site._replace(unread=site.unread or why)
-        return merged
+        names = dict.fromkeys(name for sites in inner for name in sites)
+        return {name: _of_branches([sites.get(name) for sites in inner]) for name in names}
     if kind == "shard_map":
         program = _interpreter.programs(equation)[0]
         varying = varying_of(program, equation)
@@ -113,8 +131,36 @@ def inside(equation: jex.JaxprEqn) -> dict[str, Site]:
 
 
 def is_again(equation: jex.JaxprEqn) -> bool:
-    """Whether it is a backward pass, which computes again what its forward pass did not keep."""
-    return bool(equation.params.get("differentiated"))
+    """Whether a backward pass computes it again, because its forward pass did not keep it."""
+    return AGAIN in str(equation.source_info.name_stack)
+
+
+def _copy(site: Site) -> Site:
+    return site._replace(hits=0, is_copied=True)
+
+
+def _of_branches(sites: Sequence[Site | None]) -> Site:
+    """What branches say of one name together; None where a branch does not have it."""
+    own = [site for site in sites if site is not None]
+    hit = [site for site in own if not site.is_only_copied]
+    unread, unwritten = (
+        next(filter(None, texts), "")
+        for texts in ((s.unread for s in own), (s.unwritten for s in own))
+    )
+    layouts = {(s.shape, s.dtype, s.hits, s.is_stacked, s.is_open) for s in hit}
+    if len(layouts) > 1:
+        why = "the branches of a `cond` have it in different shapes or dtypes, or not as often"
+        unread, unwritten = unread or why, unwritten or why
+    elif hit and len(hit) < len(sites):
+        unread = unread or "not every branch of a `cond` has it"
+    return max(own, key=lambda site: site.hits)._replace(
+        is_open=any(site.is_open for site in own),
+        is_used=any(site.is_used for site in own),
+        is_copied=any(site.is_copied for site in own),
+        trouble=next((site.trouble for site in own if site.trouble), ""),
+        unread=unread,
+        unwritten=unwritten,
+    )
 
 
 def _add(found: dict[str, Site], name: str, site: Site) -> None:
@@ -129,7 +175,6 @@ def _add(found: dict[str, Site], name: str, site: Site) -> None:
             f"{site.dtype}{list(site.shape)}: two places of the model share the name. Tag them "
             "differently"
         )
-    unread = first.unread or site.unread
     several = first.is_stacked or site.is_stacked or first.hits + site.hits > 1
     found[name] = first._replace(
         hits=first.hits + site.hits,
@@ -138,7 +183,8 @@ def _add(found: dict[str, Site], name: str, site: Site) -> None:
         is_used=first.is_used or site.is_used,
         is_copied=first.is_copied or site.is_copied,
         trouble=trouble,
-        unread=unread,
+        unread=first.unread or site.unread,
+        unwritten=first.unwritten or site.unwritten,
     )
 
 

@@ -6,7 +6,7 @@ with what was read as further outputs:
 
     jit, checkpoint    the values come out as they are; policy, name and constraints are kept
     scan               one row for each iteration, in the order of the rows of its inputs
-    while              the values of the last iteration, zeros if there was none
+    while              the values of the last iteration, zeros if there was none; not of a batch
     cond               every branch must have the tap to be read; written where a branch has it
     shard_map          a leading axis over the shards that the value differs between
 
@@ -15,9 +15,12 @@ changed only by what changes all hits alike.
 
 Every hit of a name is a row: k hits of a program are arrays with a leading axis of k, whatever made
 them, so that layers in a loop of Python and layers in a `scan` look the same. Rows are counted from
-the start of the program; inside a `scan` the count is a tracer.
+the start of the program; inside a `scan` the count is a tracer, and a function of one hit a branch
+of a `cond`: computed for all and picked by a `where`, its infinite slopes would be others' NaNs. At
+an iteration in which one hit is written the `scan` is cut: what led to it falls away.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +32,7 @@ from jax.extend import core as jex
 from jaxplain import trees
 from jaxplain.rewrite import _interpreter
 from jaxplain.rewrite._inventory import (
-    CUSTOM,
+    AGAIN,
     TAP,
     Site,
     has_tap,
@@ -44,14 +47,23 @@ class Change(NamedTuple):
     """What becomes of the value at a tap.
 
     Attributes:
-        function: `(value, row) -> value`; row is that of `rows`, or None.
+        function: `(value, row) -> value`; row is that of `rows`, or None. No function: the row is
+            the value.
         hit: the number of the one that is changed; None for all.
         rows: None, or an array with a row for each hit; of one hit, what is for it.
     """
 
-    function: Callable[[jax.Array, Any], jax.Array]
+    function: Callable[[jax.Array, Any], jax.Array] | None
     hit: int | None = None
     rows: Any = None
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether it does the same with every hit."""
+        return self.hit is None and self.rows is None
+
+    def apply(self, value: jax.Array, row: Any) -> jax.Array:
+        return row if self.function is None else self.function(value, row)
 
 
 class Reading(NamedTuple):
@@ -60,12 +72,15 @@ class Reading(NamedTuple):
     Attributes:
         name: of the tap.
         hit: the number of the one that is read; None for all.
-        reduce: of each value before it is kept.
+        reduce: of each value before it is kept; the value itself if there is none.
     """
 
     name: str
     hit: int | None
-    reduce: Callable[[jax.Array], Any]
+    reduce: Callable[[jax.Array], Any] | None
+
+    def apply(self, value: jax.Array) -> Any:
+        return value if self.reduce is None else jax.tree.map(jnp.asarray, self.reduce(value))
 
 
 def tapped(
@@ -118,24 +133,31 @@ class _Walk:
 
     def seen(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The rows as one array for each key, and what was picked."""
-        join = lambda *parts: parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-        rows = {key: jax.tree.map(join, *parts) for key, parts in self.rows.items()}
-        return rows, self.picked
+        return {key: _joined(parts) for key, parts in self.rows.items()}, self.picked
 
     def run(self, program: jex.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
         """The outputs of the program; what is read is added to what was seen."""
         return _interpreter.run_parts(program, inputs, _is_entered, self._enter)
 
     def _enter(self, equation: jex.JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
-        kind, params = equation.primitive.name, equation.params
-        if kind == TAP:
-            return [self._tap(params["name"], values[0])]
-        sites, programs = inside(equation), _interpreter.programs(equation)
         if is_again(equation):
-            return self._again(equation, programs[0], values)
-        if kind in CUSTOM:  # only where nothing in it is asked for
-            return _interpreter.evaluate(equation, *values)
-        if kind == "scan":
+            alike = {
+                name: [change for change in several if change.is_alike]
+                for name, several in self.changes.items()
+            }
+            with jax.named_scope(AGAIN):  # which says so of what is made anew too
+                return _Walk({}, alike, {}, {})._visit(equation, values)
+        return self._visit(equation, values)
+
+    def _visit(self, equation: jex.JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+        kind = equation.primitive.name
+        if kind == TAP:
+            return [self._tap(equation.params["name"], values[0])]
+        sites, programs = inside(equation), _interpreter.programs(equation)
+        asked = self._asked(sites)
+        if not any(asked):
+            outputs: Sequence[Any] = _interpreter.evaluate(equation, *values)
+        elif kind == "scan":
             outputs = self._scan(equation, programs[0], values)
         elif kind == "while":
             outputs = self._while(equation, programs, values)
@@ -144,10 +166,7 @@ class _Walk:
         elif kind == "shard_map":
             outputs = self._shard_map(equation, programs[0], values)
         elif kind in ("checkpoint", "remat", "remat2"):
-            again = lambda function: jax.checkpoint(
-                function, policy=params["policy"], prevent_cse=params["prevent_cse"]
-            )
-            outputs = self._call(programs[0], values, again)
+            outputs = self._checkpoint(equation, programs[0], values)
         else:
             outputs = self._jit(equation, programs[0], values)
         for name, site in sites.items():
@@ -162,54 +181,71 @@ class _Walk:
         self.position[name], self.taken[name] = position + 1, own + 1
         for change in self.changes.get(name, ()):
             if change.hit is None:
-                row = None if change.rows is None else change.rows[own]
-                value = change.function(value, row)
+                value = change.apply(value, None if change.rows is None else change.rows[own])
             elif isinstance(position, int):
-                is_it = position == change.hit
-                value = change.function(value, change.rows) if is_it else value
+                value = change.apply(value, change.rows) if position == change.hit else value
             else:
-                changed = change.function(value, change.rows)
-                value = jnp.where(position == change.hit, changed, value)
+                value = jax.lax.cond(
+                    position == change.hit,
+                    lambda old, change=change: trees.place_like(
+                        jnp.asarray(change.apply(old, change.rows)), old
+                    ),
+                    lambda old: old,
+                    value,
+                )
         for key, reading in self.readings.items():
             if reading.name != name:
                 continue
             if reading.hit is None:
-                row = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], reading.reduce(value))
+                row = jax.tree.map(lambda leaf: leaf[None], reading.apply(value))
                 self.rows.setdefault(key, []).append(row)
-            elif isinstance(position, int):
-                if position == reading.hit:
-                    self.picked[key] = reading.reduce(value)
-            else:
-                new = jax.tree.map(jnp.asarray, reading.reduce(value))
-                old, here = self.picked.get(key, new), position == reading.hit
-                self.picked[key] = jax.tree.map(
-                    lambda new, old, here=here: jnp.where(here, new, old), new, old
-                )
+            elif not isinstance(position, int):
+                self.picked[key] = self._pick(reading, key, value, position == reading.hit)
+            elif position == reading.hit:
+                self.picked[key] = reading.apply(value)
         return checkpoint_name(value, name)
+
+    def _pick(self, reading: Reading, key: str, value: jax.Array, is_it: jax.Array) -> Any:
+        """What is held of a reading of one hit inside a loop, after a value has come."""
+        if key not in self.picked:  # where the loop is run for its types
+            return reading.apply(value)
+        old = self.picked[key]
+        if reading.reduce is None:
+            return jnp.where(is_it, value, old)
+        new = lambda value, old: trees.place_like(reading.apply(value), old)
+        return jax.lax.cond(is_it, new, lambda _, old: old, value, old)
 
     # ------------------------------------------------------------------ inside other equations
 
-    def _asked(self, sites: Mapping[str, Site]) -> tuple[dict[str, Reading], dict[str, Any]]:
-        """The readings and changes of names that a program has, with its rows of them."""
+    def _asked(
+        self, sites: Mapping[str, Site], after: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Reading], dict[str, list[Change]]]:
+        """The readings and changes of names that a program has, with its rows of them.
+
+        `after` is, by name, how many hits there are before the program beyond those so far.
+        """
+        after = after or {}
 
         def comes(name: str, hit: int | None) -> bool:
             before = self.position.get(name, 0)
             if hit is None or not isinstance(before, int):
                 return True
-            return before <= hit < before + sites[name].hits
+            return 0 <= hit - before - after.get(name, 0) < sites[name].hits
 
         readings = {
             key: reading
             for key, reading in self.readings.items()
-            if reading.name in sites and comes(reading.name, reading.hit)
+            if reading.name in sites
+            and comes(reading.name, reading.hit)
+            and not sites[reading.name].is_only_copied
         }
         changes: dict[str, list[Change]] = {}
         for name, site in sites.items():
-            first = self.taken.get(name, 0)
+            first = self.taken.get(name, 0) + after.get(name, 0)
             for change in self.changes.get(name, ()):
                 if change.hit is None and change.rows is not None:
                     change = change._replace(rows=change.rows[first : first + site.hits])
-                if comes(name, change.hit):
+                if comes(name, change.hit) and (change.is_alike or not site.is_only_copied):
                     changes.setdefault(name, []).append(change)
         return readings, changes
 
@@ -219,44 +255,32 @@ class _Walk:
             self.rows.setdefault(key, []).append(part)
         self.picked.update(picked)
 
-    def _call(
-        self,
-        program: jex.ClosedJaxpr,
-        values: Sequence[Any],
-        around: Callable[[Any], Any] = lambda function: function,
-    ) -> Sequence[Any]:
-        asked = self._asked(inventory(program))
-
-        def function(values: Sequence[Any], picked: dict[str, Any]) -> Any:
-            walk = _Walk(*asked, self.position, picked)
-            return walk.run(program, values), walk.seen()
-
-        outputs, seen = around(function)(list(values), self.picked)
-        self._add(seen)
-        return outputs
-
-    def _again(
+    def _checkpoint(
         self, equation: jex.JaxprEqn, program: jex.ClosedJaxpr, values: Sequence[Any]
     ) -> Sequence[Any]:
-        """Nothing is read; the hits are not known, and only what changes all of them is done.
+        """The same equation around another program, so that all it says of itself is kept.
 
-        The same equation is bound again: as a new `jax.checkpoint` it would not be marked as one of
-        a backward pass, and XLA would take what it computes again from the forward pass.
+        A new `jax.checkpoint` would not be marked as that of a backward pass, and XLA would take
+        what it computes again from the forward pass.
         """
-        changes = {
-            name: [change for change in several if change.hit is None and change.rows is None]
-            for name, several in self.changes.items()
-        }
-        if not any(changes.get(name) for name in inventory(program)):
-            return _interpreter.evaluate(equation, *values)
-        run = lambda *values: _Walk({}, changes, {}, {}).run(program, values)
-        again = jax.make_jaxpr(run)(*(variable.aval for variable in program.jaxpr.invars))
-        whole, old = again.jaxpr, equation.params["jaxpr"]
-        inputs = [*whole.constvars, *whole.invars]
-        opened = jex.Jaxpr((), inputs, whole.outvars, whole.eqns, whole.effects, old.debug_info)
-        return equation.primitive.bind(
-            *again.consts, *values, **{**equation.params, "jaxpr": opened}
-        )
+
+        def function(*values: Any) -> Any:
+            walk = _Walk(*self._asked(inventory(program)), self.position, self.picked)
+            return walk.run(program, values), walk.seen()
+
+        types = [variable.aval for variable in program.jaxpr.invars]
+        whole, shapes = jax.make_jaxpr(function, return_shape=True)(*types)
+        constants, inner = whole.consts, whole.jaxpr
+        inputs, debug_info = [*inner.constvars, *inner.invars], program.jaxpr.debug_info
+        debug_info = jex.DebugInfo(debug_info.traced_for, debug_info.func_src_info, None, None)
+        jaxpr = jex.Jaxpr((), inputs, inner.outvars, inner.eqns, inner.effects, debug_info)
+        params = {**equation.params, "jaxpr": jaxpr}
+        if isinstance(params["prevent_cse"], tuple):  # one for each input
+            params["prevent_cse"] = (False,) * len(constants) + params["prevent_cse"]
+        flat = equation.primitive.bind(*constants, *values, **params)
+        outputs, seen = jax.tree.unflatten(jax.tree.structure(shapes), flat)
+        self._add(seen)
+        return outputs
 
     def _jit(
         self, equation: jex.JaxprEqn, program: jex.ClosedJaxpr, values: Sequence[Any]
@@ -272,15 +296,78 @@ class _Walk:
                 for array, sharding in zip(arrays, shardings, strict=True)
             ]
 
-        outputs = self._call(program, constrained(values, "in_shardings"))
+        walk = _Walk(*self._asked(inventory(program)), self.position, self.picked)
+        outputs = walk.run(program, constrained(values, "in_shardings"))
+        self._add(walk.seen())
         return constrained(outputs, "out_shardings")
 
     def _scan(
         self, equation: jex.JaxprEqn, program: jex.ClosedJaxpr, values: Sequence[Any]
     ) -> Sequence[Any]:
-        constants, carried = _interpreter.scan_counts(equation)
+        """In one, or before, at and after each iteration in which one hit is written.
+
+        One in reverse is not cut: its hits would come in another order than they do.
+        """
         length, sites = equation.params["length"], inventory(program)
-        readings, changes = self._asked(inside(equation))
+        cuts = {
+            (change.hit - self.position.get(name, 0)) // sites[name].hits
+            for name, several in self._asked(inside(equation))[1].items()
+            for change in several
+            if change.function is None and change.hit is not None
+        }
+        cuts = cuts if length > 1 and not equation.params["reverse"] else set()
+        ends = sorted({0, length, *cuts, *(cut + 1 for cut in cuts)})
+        spans = list(itertools.pairwise(ends)) or [(0, 0)]
+        first, carried = _interpreter.scan_counts(equation)
+        state, slices = list(values[first : first + carried]), list(values[first + carried :])
+        rows = []
+        for low, high in spans:
+            after = {name: low * site.hits for name, site in sites.items()}
+            start = {name: self.position.get(name, 0) + after[name] for name in sites}
+            hits = {n: site._replace(hits=(high - low) * site.hits) for n, site in sites.items()}
+            own = slices
+            if len(spans) > 1:
+                own = [jax.lax.slice_in_dim(leaf, low, high) for leaf in slices]
+            run = self._iteration if low in cuts else self._loop
+            asked, inputs = self._asked(hits, after), (list(values[:first]), state, own)
+            state, ys, seen = run(equation, program, asked, start, high - low, *inputs)
+            rows.append(ys)
+            self._add(seen)
+        return [*state, *_joined(rows)]
+
+    def _iteration(
+        self,
+        equation: jex.JaxprEqn,
+        program: jex.ClosedJaxpr,
+        asked: tuple[Any, Any],
+        start: Mapping[str, Any],
+        length: int,
+        constants: Sequence[Any],
+        state: Sequence[Any],
+        slices: Sequence[Any],
+    ) -> tuple[list[Any], list[Any], Any]:
+        """One iteration of a `scan`, whose slices have a leading axis of one, outside of it."""
+        del equation, length
+        walk = _Walk(*asked, start, self.picked)
+        row = [jax.lax.squeeze(leaf, (0,)) for leaf in slices]
+        outputs = walk.run(program, [*constants, *state, *row])
+        carried = len(state)
+        rows = [jax.lax.expand_dims(leaf, (0,)) for leaf in outputs[carried:]]
+        return outputs[:carried], rows, walk.seen()
+
+    def _loop(
+        self,
+        equation: jex.JaxprEqn,
+        program: jex.ClosedJaxpr,
+        asked: tuple[dict[str, Reading], dict[str, list[Change]]],
+        start: Mapping[str, Any],
+        length: int,
+        constants: Sequence[Any],
+        state: Sequence[Any],
+        slices: Sequence[Any],
+    ) -> tuple[list[Any], list[Any], Any]:
+        """Some iterations of a `scan` as a `scan`; `start` is the position before the first."""
+        (readings, changes), sites, carried = asked, inventory(program), len(state)
         rows = {
             name: [
                 None
@@ -290,14 +377,13 @@ class _Walk:
             ]
             for name, several in changes.items()
         }
-        is_numbered = any(r.hit is not None for r in readings.values()) or any(
-            change.hit is not None for several in changes.values() for change in several
-        )
+        asked_for = [*readings.values(), *itertools.chain(*changes.values())]
+        is_numbered = length > 1 and any(each.hit is not None for each in asked_for)
 
         def body(carry: Any, per: Any) -> Any:
             (state, picked), (number, own_rows, slices) = carry, per
             here = {
-                name: self.position.get(name, 0) + number * site.hits if is_numbered else 0
+                name: start[name] + number * site.hits if is_numbered else start[name]
                 for name, site in sites.items()
             }
             own = {
@@ -308,24 +394,22 @@ class _Walk:
                 for name in changes
             }
             walk = _Walk(readings, own, here, picked)
-            outputs = walk.run(program, [*values[:constants], *state, *slices])
+            outputs = walk.run(program, [*constants, *state, *slices])
             seen, picked = walk.seen()
             return (outputs[:carried], picked), (outputs[carried:], seen)
 
         numbers = jnp.arange(length, dtype=jnp.int32) if is_numbered else None
-        state = list(values[constants : constants + carried])
-        per = (numbers, rows, list(values[constants + carried :]))
+        per = (numbers, rows, list(slices))
         picked = self._before_loop(readings, lambda picked: body((state, picked), _first(per)))
         (state, picked), (ys, seen) = jax.lax.scan(
             body,
-            (state, picked),
+            (list(state), picked),
             per,
             length=length,
             reverse=equation.params["reverse"],
-            unroll=equation.params["unroll"],
+            unroll=min(equation.params["unroll"], max(length, 1)),
         )
-        self._add((jax.tree.map(_merge, seen), picked))
-        return [*state, *ys]
+        return state, ys, (jax.tree.map(_merge, seen), picked)
 
     def _before_loop(self, readings: Mapping[str, Reading], body: Callable[..., Any]) -> Any:
         """What readings of one hit hold before a loop: zeros of the type that it gives them."""
@@ -350,17 +434,26 @@ class _Walk:
             list(values[second:]),
         )
         asked = self._asked(inventory(program))
-        holds = _interpreter.as_function(condition)
+        holds = lambda state: _interpreter.as_function(condition)(*of_condition, *state)[0]
 
         def body(state: Any) -> Any:  # a hit of a `while` has no index
             walk = _Walk(*asked, {}, {})
             outputs = walk.run(program, [*constants, *state])
             return outputs, walk.seen()[0]
 
+        def batched_body(state: Any) -> Any:
+            """As JAX runs it: until all examples have finished, and those that have stay."""
+            is_on = holds(state)
+            keep = lambda new, old: jnp.where(
+                jnp.expand_dims(is_on, tuple(range(is_on.ndim, new.ndim))), new, old
+            )
+            return jax.tree.map(keep, body(state)[0], state), {}
+
+        is_batched = bool(condition.jaxpr.outvars[0].aval.shape)  # then nothing is read
         _, types = jax.eval_shape(body, state)
         state, seen = jax.lax.while_loop(
-            lambda carry: holds(*of_condition, *carry[0])[0],
-            lambda carry: body(carry[0]),
+            lambda carry: jnp.any(holds(carry[0])),
+            lambda carry: (batched_body if is_batched else body)(carry[0]),
             (state, jax.tree.map(_zeros, types)),
         )
         self._add((seen, {}))
@@ -462,6 +555,11 @@ def _is_entered(equation: jex.JaxprEqn) -> bool:
 
 def _zeros(like: Any) -> jax.Array:
     return trees.place_like(jnp.zeros(like.shape, like.dtype), like)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Trees of rows one after another."""
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts) if parts[1:] else parts[0]
 
 
 def _merge(rows: jax.Array) -> jax.Array:

@@ -66,6 +66,11 @@ def edit(
         for name in names:
             site, index = _staged.find(staged, name, "written" if numbered else "edited")
             own, rows = _checked(edits[name], name, numbered), None
+            if numbered and staged.sites[site].is_open:
+                raise ValueError(
+                    f"the site {name!r} is inside a `while`, whose iterations have no number: edit "
+                    "it without `numbered`."
+                )
             if numbered:
                 hits = staged.sites[site].hits
                 rows = jnp.arange(hits, dtype=jnp.int32) if index is None else jnp.int32(index)

@@ -69,8 +69,7 @@ def read(
         readings = {}
         for name in names:
             site, index = _staged.find(staged, name, "read")
-            own = reductions.get(name) or (lambda value: value)
-            readings[name] = _taps.Reading(site, index, own)
+            readings[name] = _taps.Reading(site, index, reductions.get(name))
         output, values = staged.run(readings, {})
         for name, reading in readings.items():
             if reading.hit is None and not staged.sites[reading.name].is_stacked:

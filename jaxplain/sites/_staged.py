@@ -88,7 +88,9 @@ def find(staged: Staged, name: str, use: str) -> tuple[str, int | None]:
     if not why and use != "read" and not site.is_used:
         why = "nothing uses it. Go on with what `tag` returns, `h = jaxplain.sites.tag(h, ...)`"
     by_itself = use == "written" or (use == "edited" and index is not None)
-    if not why and site.is_copied and (by_itself or not site.hits):
+    if not why and by_itself:
+        why = site.unwritten
+    if not why and site.is_copied and (by_itself or site.is_only_copied):
         why = (
             "the function differentiates through `jax.checkpoint`, whose backward pass computes "
             "the value again, and which hit is which is not known there. Do it inside the "

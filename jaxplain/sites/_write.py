@@ -56,7 +56,7 @@ def write(f: Callable[..., Any], names: str | Iterable[str]) -> Callable[..., An
             value = _fitting(values[name], name, shape, staged.sites[site].dtype)
             if index is None and not staged.sites[site].is_stacked:
                 value = value[None]
-            changes.setdefault(site, []).append(_taps.Change(lambda _, row: row, index, value))
+            changes.setdefault(site, []).append(_taps.Change(None, index, value))
         return staged.run({}, changes)[0]
 
     compiled = _staged.jitted(function)

@@ -186,6 +186,72 @@ def test_branches_in_a_scan_by_index():
     close(sites.write(f, "all[1]")({"all[1]": 0 * X}, X), 0 * X)
 
 
+def test_branches_of_other_shapes_are_edited_and_neither_read_nor_written():
+    def f(p, x):
+        whole, part = lambda x: sites.tag(x, "h").sum(), lambda x: sites.tag(x[:1], "h").sum()
+        return jax.lax.cond(p, whole, part, x)
+
+    half = sites.edit(f, {"h": lambda h: h / 2})
+    close([half(True, X), half(False, X)], [X.sum() / 2, X[0] / 2])
+    for call in (
+        lambda: sites.write(f, "h")({"h": X}, True, X),
+        lambda: sites.edit(f, {"h[0]": jnp.zeros_like})(True, X),
+        lambda: sites.edit(f, {"h": lambda h, k: h}, numbered=True)(True, X),
+        lambda: sites.read(f, "h")(True, X),
+    ):
+        with pytest.raises(ValueError, match="the branches of a `cond` have it in different sha"):
+            call()
+    assert sites.names(f)(True, X) == {}
+
+
+def test_a_loop_in_one_branch_and_hits_in_another_have_no_index():
+    def f(p, x):
+        twice = lambda x: sites.tag(sites.tag(3 * x, "h") + 1, "h")
+        return jax.lax.cond(p, twice, lambda x: counted(x, 3), x)
+
+    close(sites.edit(f, {"h": lambda h: h + 1})(False, X), 8 * X + 7)
+    close(sites.edit(f, {"h": lambda h: h + 1})(True, X), 3 * X + 3)
+    for name in ("h[0]", "h[1]"):
+        with pytest.raises(ValueError, match=r"cannot be edited: the branches|have no index"):
+            sites.edit(f, {name: lambda h: h + 1})(False, X)
+    with pytest.raises(ValueError, match="iterations have no number"):
+        sites.edit(counted, {"h": lambda h, k: h}, numbered=True)(X, 3)
+
+
+def test_a_value_that_one_branch_does_not_use_is_read():
+    def f(p, x):
+        def unused(x):
+            sites.tag(5 * x, "h")
+            return x
+
+        return jax.lax.cond(p, unused, lambda x: sites.tag(2 * x, "h"), x)
+
+    for p, scale in ((True, 5), (False, 2)):
+        close(sites.read(f, "h")(p, X)[1]["h"], scale * X)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_while_of_a_batch(nested):
+    """Examples finish one by one: written and edited as each alone, read by each alone."""
+    batch, most = jnp.stack([X, 3 * X, 2 * X, X]), jnp.array([3, 0, 5, 1])
+    if nested:
+        batch, most = jnp.stack([batch, -batch]), jnp.stack([most, most[::-1]])
+    over = (lambda f: jax.vmap(jax.vmap(f))) if nested else jax.vmap
+    plain, edits = over(counted), {"h": lambda h: h + 1}
+    values = batch + 7
+    close(sites.edit(plain, edits)(batch, most), over(sites.edit(counted, edits))(batch, most))
+    close(
+        sites.write(plain, "h")({"h": values}, batch, most),
+        over(lambda v, x, n: sites.write(counted, "h")({"h": v}, x, n))(values, batch, most),
+    )
+    scale = 2.0 ** most.astype(jnp.float32)[..., None]
+    read = over(sites.read(counted, "h"))(batch, most)
+    close(read[0], scale * batch)
+    close(read[1]["h"], jnp.where(scale > 1, scale * batch, 0))
+    with pytest.raises(ValueError, match=r"runs for a batch.*jax.vmap\(jaxplain.sites.read"):
+        sites.read(plain, "h")(batch, most)
+
+
 # ------------------------------------------------------------------------------ custom rules
 
 

@@ -147,3 +147,190 @@ def test_a_value_that_nothing_uses_is_read_and_not_written():
         sites.write(f, "lost")({"lost": X}, X)
     with pytest.raises(ValueError, match=r"cannot be edited: nothing uses it"):
         sites.edit(f, {"lost": jnp.zeros_like})(X)
+
+
+# ------------------------------------------------------ derivatives of what is computed again
+
+
+def steps(block):
+    def f(x):
+        for _ in range(2):
+            x = block(x)
+        return x
+
+    return f
+
+
+def looped(block):
+    return lambda x: jax.lax.scan(lambda x, _: (block(x), None), x, None, length=2)[0]
+
+
+def one(x):
+    return sites.tag(jnp.sin(x), "h") ** 2 + x
+
+
+REPEATED = {
+    "layers": steps(jax.checkpoint(one)),
+    "layers in a scan": looped(jax.checkpoint(one)),
+    "a scan": jax.checkpoint(looped(one)),
+    "a scan of layers": jax.checkpoint(looped(jax.checkpoint(one))),
+    "twice": steps(jax.checkpoint(jax.checkpoint(one))),
+    "a jit": steps(jax.jit(jax.checkpoint(one))),
+    "a jit inside": steps(jax.checkpoint(jax.jit(one))),
+    "a branch": steps(
+        lambda x: jax.lax.cond(x > 0, jax.checkpoint(one), lambda x: sites.tag(x, "h"), x)
+    ),
+    "with what is saved": steps(
+        jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names("h"))
+    ),
+}
+
+
+def second(f):
+    return jax.grad(jax.grad(f))
+
+
+def forward_over_reverse(f):
+    return lambda x: jax.jvp(jax.grad(f), (x,), (jnp.ones_like(x),))[1]
+
+
+@pytest.mark.parametrize("name", REPEATED)
+@pytest.mark.parametrize("derivative", [jax.grad, second, forward_over_reverse])
+def test_hits_in_derivatives_are_those_of_the_function(name, derivative):
+    """And an edit of all of them is an edit before the derivative, as often as it is read."""
+    f, x = REPEATED[name], jnp.float32(0.3)
+    plain = steps(one)
+    value, read = sites.read(derivative(f), ["h", "h[1]"])(x)
+    close(value, derivative(plain)(x))
+    expected = sites.read(plain, "h")(x)[1]["h"]
+    close(read["h"], expected)
+    close(read["h[1]"], expected[1])
+    # What is edited in a derivative is the value there, and not its tangent.
+    half = {"h": lambda h: 0.5 * h}
+    straight = {"h": lambda h: h - jax.lax.stop_gradient(0.5 * h)}
+    expected = derivative(sites.edit(plain, straight))(x)
+    edited = sites.edit(derivative(f), half)
+    close(edited(x), expected)
+    again, read = sites.read(edited, "h")(x)  # of what was made anew
+    close(again, expected)
+    close(read["h"], sites.read(sites.edit(plain, half), "h")(x)[1]["h"])
+
+
+def test_a_value_that_the_loop_does_not_change_is_one_in_a_derivative():
+    """JAX moves it out of a differentiated scan. Inside the derivative it has its hits."""
+
+    def f(x):
+        body = lambda c, a: (c * sites.tag(jnp.sin(x), "h") * a, None)
+        return jax.lax.scan(body, x, jnp.arange(1.0, 4))[0]
+
+    x = jnp.float32(0.3)
+    assert sites.read(f, "h")(x)[1]["h"].shape == (3,)
+    close(sites.read(jax.grad(f), "h")(x)[1]["h"], jnp.sin(x))
+    assert sites.read(jax.grad(sites.edit(f, {"h[1]": lambda h: 2 * h})), "h")(x)[0] != 0
+
+
+# --------------------------------------------------------------- one hit of several in a loop
+
+
+def scan_of(body):
+    return lambda x, w: jnp.sum(jax.lax.scan(lambda x, w: (body(x, w), None), x, w)[0])
+
+
+def loop_of(body):
+    def f(x, w):
+        for row in w:
+            x = body(x, row)
+        return jnp.sum(x)
+
+    return f
+
+
+def product(x, w):
+    return sites.tag(x * w, "h")
+
+
+def root(x, w):
+    return sites.tag(jnp.sqrt(x * w), "h")
+
+
+both = pytest.mark.parametrize("make", [scan_of, loop_of])
+W = jnp.array([4.0, 1.0, 0.0])
+
+
+@both
+@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd])
+def test_the_function_of_one_hit_is_computed_there_alone(make, mode):
+    """A root has an infinite slope at the zero that the last hit is."""
+    g, x = make(product), jnp.ones(2)
+    close(mode(sites.edit(g, {"h[1]": jnp.sqrt}))(x, W), 0 * x)
+    read = sites.read(g, "h[1]", reduce=lambda h: jnp.sum(jnp.sqrt(h)))
+    close(mode(lambda x: read(x, W)[1]["h[1]"])(x), jnp.ones(2))
+
+
+@both
+def test_what_a_function_of_one_hit_closes_over_gets_the_gradient_of_that_hit(make):
+    def f(p):
+        read = sites.read(make(product), "h[1]", reduce=lambda h: jnp.sum(h**p))
+        return read(jnp.ones(2), W)[1]["h[1]"]
+
+    def edited(p):
+        return sites.edit(make(product), {"h[1]": lambda h: h**p})(jnp.ones(2), W + 1)
+
+    close(jax.grad(f)(2.0), 2 * 16 * jnp.log(4.0), rtol=1e-5)
+    close(jax.grad(edited)(2.0), 2 * 100 * jnp.log(10.0), rtol=1e-5)
+
+
+@both
+def test_what_led_to_a_written_hit_is_not_differentiated(make):
+    """Before it there are roots of 0."""
+    g, x, value = make(root), jnp.zeros(2), jnp.ones(2)
+    written = lambda x, value: sites.write(g, "h[1]")({"h[1]": value}, x, W + 1)
+    close(jax.grad(written)(x, value), 0 * x)
+    close(jax.grad(written, argnums=1)(x, value), 0.5 * jnp.ones(2))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_scan_with_written_hits_gives_all_else_that_it_gave(reverse, length):
+    """Rows, sites and single hits on both sides of two written ones."""
+
+    def f(x, w):
+        def body(x, w):
+            x = sites.tag(x * w, "h")
+            return sites.tag(x + 1, "h"), (x, sites.tag(2 * x, "seen"))
+
+        return jax.lax.scan(body, x, w, reverse=reverse)
+
+    x, w = X[:2], jnp.arange(2.0, 2 + length)
+    given = {"h[1]": jnp.array([9.0, 7.0]), f"h[{2 * length - 2}]": jnp.array([5.0, 3.0])}
+    h, rows, start = {}, [None] * length, x
+    for k in range(length)[::-1] if reverse else range(length):
+        h[2 * k] = rows[k] = x = given.get(f"h[{2 * k}]", x * w[k])
+        h[2 * k + 1] = x = given.get(f"h[{2 * k + 1}]", x + 1)
+    rows, h = jnp.stack(rows), jnp.stack([h[k] for k in range(2 * length)])
+    g = lambda x, w: sites.write(f, list(given))(given, x, w)
+    names = ["h", "seen", "h[0]", "h[-1]", "seen[-1]"]
+    (last, ys), values = sites.read(g, names)(start, w)
+    close(last, x)
+    close(ys[0], rows)
+    close(ys[1], 2 * rows)
+    expected = {"h": h, "seen": 2 * rows, "h[0]": h[0], "h[-1]": h[-1], "seen[-1]": 2 * rows[-1]}
+    for name in names:
+        close(values[name], expected[name])
+    _, ys = sites.write(f, [*given, "seen"])({**given, "seen": -rows}, start, w)
+    close(ys[1], -rows)
+
+
+def test_what_led_to_a_written_hit_of_a_scan_is_not_computed():
+    """A callback counts the layers that are run."""
+    ran = []
+
+    def layer(x, w):
+        scale = jax.pure_callback(lambda k: ran.append(int(k)) or k, w, w)
+        return sites.tag(jnp.tanh(x) * scale, "h")
+
+    x, w = jnp.ones(2), jnp.arange(10.0)
+    value = 0.3 * jnp.ones(2)
+    out = jax.block_until_ready(sites.write(scan_of(layer), "h[6]")({"h[6]": value}, x, w))
+    assert sorted(ran) == [7, 8, 9]
+    close(out, sites.write(loop_of(layer), "h[6]")({"h[6]": value}, x, w))
