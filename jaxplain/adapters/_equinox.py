@@ -89,9 +89,10 @@ def equinox(
         own = jax.tree.map(lambda leaf: leaf, own)  # and another: a state is used up by its update
         check_call(copy, copy.__call__, (*inputs, *own), named)
         for path, module in list(_modules(eqx, copy)):
-            if path and callable(module):
+            # What is shared comes back as modules, and a state as one: neither is a value.
+            if path and callable(module) and not isinstance(module, eqx.nn.Shared):
                 kind: Any = type(module)
-                object.__setattr__(module, "__class__", tagging(kind, path))
+                object.__setattr__(module, "__class__", tagging(kind, path, eqx.nn.State))
         one = lambda *inputs: copy(*inputs, *own, **named)
         return jax.vmap(one if state is None else lambda *inputs: one(*inputs)[0])(*inputs)
 

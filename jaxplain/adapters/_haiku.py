@@ -29,10 +29,9 @@ def haiku(
 
         apply(params, *inputs) = transformed.apply(params, state, None, *inputs, **arguments)[0]
 
-    What each module returns is a site by its module name, "mlp/~/linear_0", under which its
-    parameters are too: see `jaxplain.sites`. Inside a layer stack modules have the names that they
-    have in there, without that of the stack; one whose name another module has already is
-    "linear@1".
+    What each module returns is a site by its name among the parameters, "mlp/~/linear_0", in a
+    layer stack "stack/linear": see `jaxplain.sites`. Modules of a function that is transformed
+    inside this one, and given parameters without `haiku.lift`, have names such as "linear@1".
 
     Args:
         transformed: what `haiku.transform` or `haiku.transform_with_state` returned.
@@ -77,6 +76,11 @@ def haiku(
             "haiku.transform_with_state returned"
         )
     options = named_arguments(arguments, frozenset())
+    call = transformed.apply
+    while hasattr(call, "lower"):  # of jax.jit, which may have traced it before, without names
+        call = call.__wrapped__
+    # What `without_apply_rng` made takes no key, and is of the same class as what does.
+    key = () if call.__qualname__.startswith("without_apply_rng.") else (None,)
     given = {"params": params, "state": state} if has_state else {"params": params}
     for name, tree in given.items():
         if not isinstance(tree, Mapping):
@@ -90,10 +94,10 @@ def haiku(
     def apply(whole: Any, *inputs: Any) -> Any:
         params, state = (whole["params"], whole["state"]) if has_state else (whole, {})
         try:
-            with hk.intercept_methods(_name_outputs()):
+            with hk.intercept_methods(_name_outputs(params)):
                 if not has_state:
-                    return transformed.apply(params, None, *inputs, **options)
-                output, after = transformed.apply(params, state, None, *inputs, **options)
+                    return call(params, *key, *inputs, **options)
+                output, after = call(params, state, *key, *inputs, **options)
         except Exception as error:
             if type(error).__name__ != "MissingRNGError":  # which is not among Haiku's public names
                 raise
@@ -111,22 +115,41 @@ def haiku(
     return apply, given if has_state else params
 
 
-def _name_outputs() -> Callable[..., Any]:
-    """Names what each module returns; for one call of the function, whose modules it counts."""
-    seen: dict[str, list[Any]] = {}
+def _name_outputs(params: Mapping[str, Any]) -> Callable[..., Any]:
+    """Names what each module returns, for one call of the function.
+
+    A lifted function is a function of its own, which names its modules and parameters from the
+    start. A name in it is completed by where its parameters are among those of the whole.
+    """
+    known: list[tuple[str, Mapping[str, Any]]] = [("", params)]  # a place, and what is there
+    unknown: list[tuple[str, ...]] = []
+
+    def path(name: str, own: Mapping[str, Any]) -> str:
+        leaves = jax.tree.leaves(own)
+        same = [
+            (place, all(a is b for a, b in zip(leaves, jax.tree.leaves(there), strict=True)))
+            for place, there in known
+            if {key: own[key].keys() for key in own} == {key: there[key].keys() for key in there}
+        ]
+        if same:  # a transform in between leaves the names alone: then the last that was lifted
+            place = next((place for place, is_own in same if is_own), same[-1][0])
+            return f"{place}/{name}" if place else name
+        keys = tuple(own)  # of a function that was given parameters by hand
+        if keys not in unknown:
+            unknown.append(keys)
+        return f"{name}@{unknown.index(keys) + 1}"
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         output, module = call(*args, **kwargs), context.module
-        # What a layer stack lifts into the function are its parameters, which are no values of it.
-        if context.method_name != "__call__" or type(module).__name__ == "LiftingModule":
+        if context.method_name != "__call__":
             return output
-        # Haiku's names are unique, but a lifted function counts its own from the start.
-        others = seen.setdefault(module.module_name, [])
-        number = next((k for k, other in enumerate(others) if other is module), len(others))
-        if number == len(others):
-            others.append(module)
-        return named(output, f"{module.module_name}@{number}" if number else module.module_name)
+        own = hk.get_params()
+        if type(module).__name__ == "LiftingModule":  # it returns parameters, which are no values
+            known.append((path(module.prefix_name, own).removesuffix("/"), output[0]))
+            return output
+        return named(output, path(module.module_name, own))
 
+    hk = library("haiku")
     return intercept
 
 

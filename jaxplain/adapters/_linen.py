@@ -27,6 +27,10 @@ from ._sites import name_of
 # Keyword arguments of `Module.apply` itself, which the module's call never sees.
 APPLY_OPTIONS = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
 
+# What may be changed: a collection that no model has. By what may be changed `flax.linen.jit` tells
+# its traces apart, and one of an earlier call of the model has no names.
+_NONE = ("jaxplain.sites",)
+
 
 def linen(
     module: flax.linen.Module,
@@ -104,7 +108,8 @@ def linen(
         check_call(module, module.__call__, inputs, named)
         try:
             with flax.linen.intercept_methods(_name_outputs):
-                return module.apply(params, *inputs, **named, mutable=False)
+                output, _ = module.apply(params, *inputs, **named, mutable=_NONE)
+                return output
         except flax.errors.InvalidRngError as error:
             raise ValueError(_in_training(module, "asked for random numbers", error)) from error
         except flax.errors.ModifyScopeVariableError as error:

@@ -15,8 +15,8 @@ def name_of(path: Iterable[Any]) -> str:
 
 
 @functools.cache
-def tagging(kind: Any, path: tuple[Any, ...]) -> type:
-    """The class, with a call that names what it returns.
+def tagging(kind: Any, path: tuple[Any, ...], opaque: type | tuple[type, ...] = ()) -> type:
+    """The class, with a call that names what it returns, except what is in `opaque` nodes.
 
     One for each class and path: transforms of NNX take modules apart and put them together again by
     their class, which must be the same.
@@ -24,6 +24,6 @@ def tagging(kind: Any, path: tuple[Any, ...]) -> type:
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return named(kind.__call__(self, *args, **kwargs), name_of(path))
+        return named(kind.__call__(self, *args, **kwargs), name_of(path), opaque)
 
     return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})

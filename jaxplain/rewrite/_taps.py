@@ -319,8 +319,8 @@ class _Walk:
         ends = sorted({0, length, *cuts, *(cut + 1 for cut in cuts)})
         spans = list(itertools.pairwise(ends)) or [(0, 0)]
         first, carried = _interpreter.scan_counts(equation)
-        state, slices = list(values[first : first + carried]), list(values[first + carried :])
-        rows = []
+        state: Sequence[Any] = values[first : first + carried]
+        slices, rows = values[first + carried :], []
         for low, high in spans:
             after = {name: low * site.hits for name, site in sites.items()}
             start = {name: self.position.get(name, 0) + after[name] for name in sites}
@@ -365,7 +365,7 @@ class _Walk:
         constants: Sequence[Any],
         state: Sequence[Any],
         slices: Sequence[Any],
-    ) -> tuple[list[Any], list[Any], Any]:
+    ) -> tuple[Sequence[Any], Sequence[Any], Any]:
         """Some iterations of a `scan` as a `scan`; `start` is the position before the first."""
         (readings, changes), sites, carried = asked, inventory(program), len(state)
         rows = {
@@ -377,8 +377,9 @@ class _Walk:
             ]
             for name, several in changes.items()
         }
-        asked_for = [*readings.values(), *itertools.chain(*changes.values())]
-        is_numbered = length > 1 and any(each.hit is not None for each in asked_for)
+        hits = [reading.hit for reading in readings.values()]
+        hits += [change.hit for several in changes.values() for change in several]
+        is_numbered = length > 1 and any(hit is not None for hit in hits)
 
         def body(carry: Any, per: Any) -> Any:
             (state, picked), (number, own_rows, slices) = carry, per

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxplain import checks
@@ -47,18 +46,23 @@ def tag(x: Any, name: str) -> Any:
     if not name:
         raise ValueError("name must not be empty.")
     checks.arrays(x, "x")
-    return named(x, name)
+    return named(jax.tree.map(jnp.asarray, x), name)
 
 
-def named(tree: Any, name: str) -> Any:
-    """The tree with its arrays named, each by its place in it too; other leaves are left alone."""
+def named(tree: Any, name: str, opaque: type | tuple[type, ...] = ()) -> Any:
+    """The tree with its JAX arrays named, each by its place in it too.
+
+    Other leaves are left alone: a number or a flag that Python goes on with stays one. So are nodes
+    of the `opaque` types, with all that is in them.
+    """
 
     def of_leaf(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+        if not isinstance(leaf, jax.Array):
             return leaf
         place = jax.tree_util.keystr(path, simple=True, separator=".")
         # Together nothing; under `vmap` both put the axis of the batch first: it is read there.
-        leaf = jnp.squeeze(jnp.expand_dims(jnp.asarray(leaf), 0), 0)
+        leaf = jnp.squeeze(jnp.expand_dims(leaf, 0), 0)
         return checkpoint_name(leaf, f"{name}.{place}" if place else name)
 
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+    is_opaque = lambda node: isinstance(node, opaque)
+    return jax.tree_util.tree_map_with_path(of_leaf, tree, is_leaf=is_opaque)

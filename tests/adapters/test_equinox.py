@@ -160,6 +160,57 @@ def test_running_statistics():
     close(r.output, expected[0, 1])
 
 
+class Head(eqx.Module):
+    norm: eqx.Module
+
+    def __call__(self, x, state):
+        x, state = self.norm(x, state)
+        return x, jnp.sum(x), state
+
+
+class WithState(eqx.Module):
+    head: Head
+
+    def __call__(self, x, state):
+        x, total, state = self.head(x, state)
+        return x + total, state
+
+
+def test_a_state_that_a_module_returns_is_no_value():
+    make = lambda: WithState(Head(eqx.nn.BatchNorm(4, "batch", mode="ema")))
+    model, state = eqx.nn.make_with_state(make)()
+    run = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    _, state = run(X + 3, state)
+    model = evaluated(model)
+    apply, params = jaxplain.adapters.equinox(model, state)
+    assert list(sites.names(apply)(params, X)) == ["head.norm.0", "head.0", "head.1"]
+    close(apply(params, X), jax.vmap(model, in_axes=(0, None), out_axes=(0, None))(X, state)[0])
+
+
+class Tied(eqx.Module):
+    shared: eqx.nn.Shared
+
+    def __init__(self, key):
+        pair = eqx.nn.Linear(4, 4, key=key), eqx.nn.Linear(4, 4, key=key)
+        weight = lambda pair, k: pair[k].weight
+        self.shared = eqx.nn.Shared(
+            pair, lambda pair: weight(pair, 1), lambda pair: weight(pair, 0)
+        )
+
+    def __call__(self, x):
+        first, second = self.shared()
+        return second(jnp.tanh(first(x)))
+
+
+def test_shared_modules():
+    model = Tied(jax.random.key(2))
+    apply, params = jaxplain.adapters.equinox(model)
+    output, values = sites.read(apply, ["shared.pytree.0", "shared.pytree.1"])(params, X)
+    close(output, jax.vmap(model)(X))
+    close(values["shared.pytree.0"], jax.vmap(model.shared()[0])(X))
+    close(values["shared.pytree.1"], output)
+
+
 def test_explaining_a_batch():
     model = evaluated(Model(jax.random.key(1)))
     apply, params = jaxplain.adapters.equinox(model)

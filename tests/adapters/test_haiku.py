@@ -58,27 +58,84 @@ def test_equal_to_the_function_with_sites_by_name():
     close(values["linear"], X @ params["linear"]["w"] + params["linear"]["b"][None])
 
 
-def test_two_modules_of_one_name_are_two_sites():
-    """Inside a layer stack Haiku counts names from the start: no value is taken for another."""
+def layer(x):
+    return jax.nn.relu(hk.Linear(4)(x)) + x
 
-    def f(x):
-        layer = lambda x: jax.nn.relu(hk.Linear(4)(x)) + x
-        return hk.experimental.layer_stack(3, name="stack")(layer)(hk.remat(hk.Linear(4))(x))
 
-    transformed = hk.transform(f)
+def stacked(x):
+    x = hk.experimental.layer_stack(3, name="stack")(layer)(hk.remat(hk.Linear(4))(x))
+    x = hk.experimental.layer_stack(2, name="stack")(layer)(x)
+    twice = hk.experimental.layer_stack(2, name="inner")
+    return hk.experimental.layer_stack(2, name="outer")(lambda x: twice(layer)(x))(x)
+
+
+@pytest.mark.parametrize("transform", [None, jax.jit, jax.checkpoint, hk.remat])
+def test_a_module_in_a_layer_stack_has_the_name_of_its_parameters(transform):
+    """There Haiku counts names from the start; however often JAX traces the layer."""
+    inside = transform is hk.remat
+    transformed = hk.transform((lambda x: hk.remat(stacked)(x)) if inside else stacked)
     params = transformed.init(jax.random.key(1), X)
     apply, params = jaxplain.adapters.haiku(transformed, params)
-    inner = next(name for name in params if name.endswith("/linear"))
-    assert list(sites.names(apply)(params, X)) == ["linear", "linear@1"]
-    output, values = sites.read(apply, ["linear", "linear@1"])(params, X)
+    if transform and not inside:
+        apply = transform(apply)
+    names = ["linear", "stack/linear", "stack_1/linear", "outer/inner/linear"]
+    assert list(sites.names(apply)(params, X)) == names
+    output, values = sites.read(apply, names)(params, X)
     close(output, transformed.apply(params, None, X))
     x = X @ params["linear"]["w"] + params["linear"]["b"][None]
     close(values["linear"], x)
-    for k in range(3):
-        own = x @ params[inner]["w"][k] + params[inner]["b"][k][None]
-        close(values["linear@1"][k], own)
-        x = jax.nn.relu(own) + x
+    for name in names[1:]:
+        w, b = params[name]["w"].reshape(-1, 4, 4), params[name]["b"].reshape(-1, 4)
+        for k, value in enumerate(values[name]):
+            own = x @ w[k] + b[k][None]
+            close(value, own)
+            x = jax.nn.relu(own) + x
     close(x, output)
+    squares = lambda x: jnp.sum(apply(params, x) ** 2)
+    first, second = sites.read(squares, names)(X)[1], sites.read(jax.grad(squares), names)(X)[1]
+    jax.tree.map(close, first, second)
+
+
+class Calls(hk.Module):
+    def __call__(self, x):
+        return hk.Linear(4)(x)
+
+
+def test_a_module_that_makes_its_child_in_each_call_has_one_site():
+    def f(x):
+        module = Calls()
+        return module(jnp.tanh(module(x)))
+
+    transformed = hk.transform(f)
+    apply, params = jaxplain.adapters.haiku(transformed, transformed.init(jax.random.key(1), X))
+    found = {name: site.shape for name, site in sites.names(apply)(params, X).items()}
+    assert found == {"calls/linear": (2, 5, 4), "calls": (2, 5, 4)}
+
+
+def test_a_function_given_parameters_by_hand():
+    inner = hk.transform(lambda x: hk.Linear(4)(x))
+    own = inner.init(jax.random.key(2), X)
+    transformed = hk.transform(lambda x: inner.apply(own, None, hk.Linear(4, name="first")(x)))
+    apply, params = jaxplain.adapters.haiku(transformed, transformed.init(jax.random.key(1), X))
+    assert list(sites.names(apply)(params, X)) == ["first", "linear@1"]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "jit"])
+def test_a_function_without_a_key(compiled):
+    """And what was compiled and called before, so that JAX keeps a trace without names."""
+    form = lambda made: made._replace(apply=jax.jit(made.apply)) if compiled else made
+    transformed, *both = with_state()
+    expected, _ = transformed.apply(*both, None, X)
+    for each, key in ((transformed, (None,)), (hk.without_apply_rng(transformed), ())):
+        made = form(each)
+        made.apply(*both, *key, X)
+        apply, whole = jaxplain.adapters.haiku(made, *both)
+        close(apply(whole, X), expected)
+        assert "mlp/~/linear_0" in sites.names(apply)(whole, X)
+    made = hk.without_apply_rng(hk.transform(lambda x, y: hk.Linear(3)(x) * y))
+    params = made.init(jax.random.key(1), X, 2.0)
+    apply, params = jaxplain.adapters.haiku(form(made), params)
+    close(apply(params, X, 2.0), made.apply(params, X, 2.0))
 
 
 def test_explaining_a_layer():

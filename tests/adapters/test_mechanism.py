@@ -143,7 +143,8 @@ def of_haiku(scanned):
         params = {place: {"w": WEIGHTS}}
     else:
         params = {f"block{k}": {"w": w} for k, w in enumerate(WEIGHTS)}
-    return *jaxplain.adapters.haiku(transformed, params), "block[{}]" if scanned else "block{}"
+    name = f"{place}[{{}}]" if scanned else "block{}"
+    return *jaxplain.adapters.haiku(transformed, params), name
 
 
 forms = pytest.mark.parametrize("scanned", [False, True], ids=["written out", "scanned, remat"])

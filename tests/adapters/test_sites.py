@@ -177,3 +177,67 @@ def test_names_cost_nothing():
     plain = lambda state, x: nnx.merge(graph, state)(x)
     flops = lambda f, *a: jax.jit(f).lower(*a).compile().cost_analysis()["flops"]
     assert flops(apply, params, X) == flops(plain, state, X)
+
+
+class LinenFlags(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(4)(x), True, 2
+
+
+class LinenBranching(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x, is_doubled, times = LinenFlags(name="layer")(x)
+        return x * sum(range(times)) if is_doubled else x
+
+
+class NnxFlags(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x), True, 2
+
+
+class NnxBranching(nnx.Module):
+    def __init__(self):
+        self.layer = NnxFlags(4, 4, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        x, is_doubled, times = self.layer(x)
+        return x * sum(range(times)) if is_doubled else x
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_numbers_and_flags_stay_what_they_are(kind):
+    """A model that branches on what a module returned still compiles."""
+    if kind == "nnx":
+        apply, params = jaxplain.adapters.nnx(NnxBranching())
+    else:
+        module = LinenBranching()
+        apply, params = jaxplain.adapters.linen(module, module.init(jax.random.key(0), X))
+    assert not {"layer.1", "layer.2"} & set(sites.names(apply)(params, X))
+    output, values = sites.read(jax.jit(apply), "layer.0")(params, X)
+    close(output, apply(params, X))
+    close(values["layer.0"], output)
+
+
+class Compiled(linen.Module):
+    @linen.jit
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(4, name="inner")(x)
+
+
+class WithCompiled(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return Compiled(name="layer")(x)
+
+
+def test_a_layer_that_was_traced_without_names_has_them():
+    """`linen.jit` keeps its traces between calls, by what it knows of the call."""
+    module = WithCompiled()
+    variables = module.init(jax.random.key(1), X)
+    apply, params = jaxplain.adapters.linen(module, variables)
+    module.apply(variables, X)
+    assert {"layer.inner", "layer"} <= set(sites.names(apply)(params, X))
+    close(module.apply(variables, X), apply(params, X))
