@@ -5,6 +5,7 @@ work on tracers and cost microseconds.
 """
 
 import functools
+import inspect
 import math
 import numbers
 import operator
@@ -18,6 +19,7 @@ import numpy as np
 __all__ = [
     "arrays",
     "explained",
+    "floating",
     "function",
     "integer",
     "key",
@@ -29,13 +31,32 @@ __all__ = [
 ]
 
 
-def function(value: Any, name: str) -> None:
-    """Raises TypeError unless `value` can be called."""
+def function(value: Any, name: str, takes: str = "") -> None:
+    """Raises TypeError unless `value` can be called, with the arguments that `takes` lists."""
     if not callable(value):
         raise TypeError(f"{name} must be a function, but is {_describe(value)}.")
+    if not takes:
+        return
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of some builtins nothing is known
+        return
+    try:
+        signature.bind(*takes.split(", "))
+    except TypeError:
+        raise TypeError(f"{name} is called with ({takes}), but takes {signature}.") from None
 
 
-def integer(value: Any, name: str, minimum: int = 1) -> int:
+def floating(value: jax.Array, what: str) -> None:
+    """Raises TypeError unless a gradient with respect to the array can be taken."""
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        raise TypeError(
+            f"{what} has the dtype {value.dtype}, and a gradient with respect to it is taken: "
+            "choose a place where there are floats."
+        )
+
+
+def integer(value: Any, name: str, minimum: float = 1) -> int:
     """A static Python integer of at least `minimum`."""
     try:
         number = operator.index(value)

@@ -25,7 +25,9 @@ def equinox(
         apply(params, *inputs) = vmap(model)(*inputs, **arguments)
 
     with the arrays of the model taken from `params`. The model is not changed. What each module
-    returns is a site by its path, such as "layers.0": see `jaxplain.sites`.
+    returns is a site by its path, such as "layers.0": see `jaxplain.sites`. To name it, modules of
+    the copy that is called get subclasses of their classes: `isinstance` holds in the model's code,
+    `type(module) is Block` does not.
 
     Args:
         model: an `equinox.Module` that is called with one example, in inference mode.

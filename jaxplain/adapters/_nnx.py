@@ -42,7 +42,9 @@ def nnx(
     later, and `apply` does not follow it: adapt it again after more training. Whatever the call
     changes in the model (sown intermediates, caches) is dropped with the copy that was called. A
     model that draws random numbers in evaluation draws the same ones at each call, from its
-    streams as they were when it was adapted.
+    streams as they were when it was adapted. What each module returns is a site by its path, such
+    as "layers.0": see `jaxplain.sites`; to name it, modules of the copy get subclasses of their
+    classes, so that `isinstance` holds in the model's code, and `type(module) is Block` does not.
 
     Args:
         model: an `nnx.Module` in evaluation mode; a model without dropout and batch norm has only

@@ -3,6 +3,7 @@
 values_p = max(0, sum_c a_c y_pc),    a_c = mean over places p of df/dy_pc,    y at the site
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def grad_cam(
         token ids too. To lay the map over an image: `jax.image.resize(values, shape, "bilinear")`.
 
     Raises:
-        TypeError: f is not a function; an argument is not an array.
+        TypeError: f is not a function; an argument is not an array, or the value holds no floats.
         ValueError: f does not return a scalar; there is no such site; it has no such axis.
 
     Example:
@@ -66,12 +67,14 @@ def grad_cam(
     checks.function(f, "f")
     scalar = checks.scalar(f)
     read, g = sites.read(scalar, site), sites.at(scalar, site)
+    channel_axis = checks.integer(channel_axis, "channel_axis", minimum=-math.inf)
     gradient_at = _fast.inline(jax.grad(g))
 
     @jax.jit
     def kernel(x: Any, *args: Any) -> GradCam:
         output, found = read(x, *args)
         value = found[site]
+        checks.floating(value, f"the value at {site!r}")
         if not -value.ndim <= channel_axis < value.ndim:
             raise ValueError(
                 f"channel_axis is {channel_axis}, but the value at {site!r} has the shape "

@@ -52,7 +52,8 @@ def conductance(
         `explain(x, baseline, *args) -> LayerAttribution`, a pure function, jitted inside.
 
     Raises:
-        TypeError: f or rule is not a function; x is not float; an argument is not an array.
+        TypeError: f or rule is not a function; x or the value is not float; an argument is not an
+            array.
         ValueError: f does not return a scalar; there is no such site; baseline does not match x; an
             option is out of its range.
 

@@ -69,9 +69,10 @@ def layer_kernel(
         along = lambda t: jax.jvp(value, (t,), (jnp.ones_like(t),))
         gradient = lambda t, value: jax.grad(g)(value, point(t), *args)
         line = Line(value, _fast.inline(along), _fast.inline(gradient), dtype)
-        wide = integral(line)
         (output, last), (baseline_output, first) = (read(tree, *args) for tree in (x, baseline))
         last, first = last[site], first[site]
+        checks.floating(last, f"the value at {site!r}")
+        wide = integral(line)
         rise = trees.widen(output) - trees.widen(baseline_output)
         values = wide.astype(last.dtype)
         return LayerAttribution(

@@ -37,7 +37,8 @@ def edit(
         `function(*inputs) -> output`, jitted inside.
 
     Raises:
-        TypeError: f or an edit is not a function; edits are no dict; a function changes the dtype.
+        TypeError: f or an edit is not a function of these; edits are no dict; a function changes
+            the dtype.
         ValueError: there is no such site; it is inside a custom derivative; a function changes the
             shape.
 
@@ -58,7 +59,8 @@ def edit(
         )
     names = _staged.listed(edits)
     for name in names:
-        checks.function(edits[name], f"the edit of {name!r}")
+        takes = "value, number" if numbered else "value"
+        checks.function(edits[name], f"the edit of {name!r}", takes)
 
     def function(*inputs: Any) -> Any:
         staged = _staged.stage(f, inputs)

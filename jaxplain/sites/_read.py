@@ -62,7 +62,7 @@ def read(
         if name not in names:
             raise ValueError(f"reduce has {name!r}, which is not among the names that are read.")
         if own is not None:
-            checks.function(own, "reduce")
+            checks.function(own, "reduce", "value")
 
     def function(*inputs: Any) -> tuple[Any, dict[str, Any]]:
         staged = _staged.stage(f, inputs)

@@ -479,6 +479,21 @@ def test_errors_teach():
         (lambda: sites.edit(f, "blocks.0.attn"), TypeError, "edits must be a dict"),
         (lambda: sites.edit(f, {"blocks.0.attn": 0}), TypeError, "must be a function"),
         (
+            lambda: sites.edit(f, {"blocks.0.attn": lambda h, number: h}),
+            TypeError,
+            r"the edit of 'blocks.0.attn' is called with \(value\), but takes \(h, number\)",
+        ),
+        (
+            lambda: sites.edit(f, {"blocks.0.attn": lambda h: h}, numbered=True),
+            TypeError,
+            r"is called with \(value, number\), but takes \(h\)",
+        ),
+        (
+            lambda: sites.read(f, "blocks.0.attn", reduce=lambda: 0),
+            TypeError,
+            r"reduce is called with \(value\), but takes \(\)",
+        ),
+        (
             lambda: sites.edit(f, {"blocks.0.attn": lambda h: h[:1]})(X),
             ValueError,
             r"must return the shape \(2,\), but returned \(1,\)",

@@ -169,6 +169,9 @@ def test_batches_bfloat16_and_one_trace():
     )
 
 
+whole = lambda x: x[sites.tag(jnp.argsort(x), "order")][0]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -178,6 +181,13 @@ def test_batches_bfloat16_and_one_trace():
         (lambda: paths.internal_influence(f, "hidden", steps=0), ValueError, "steps must be"),
         (lambda: paths.internal_influence(f, "hidden", rule=3), TypeError, "rule must be"),
         (lambda: paths.conductance(f, "hidden")(X, B[:2], W, V), ValueError, "baseline must have"),
+        (
+            lambda: gradients.grad_cam(f, "hidden", channel_axis="a"),
+            TypeError,
+            "must be a Python integer",
+        ),
+        (lambda: gradients.grad_cam(whole, "order")(X), TypeError, "'order' has the dtype int32"),
+        (lambda: paths.conductance(whole, "order")(X, B), TypeError, "'order' has the dtype int32"),
         (lambda: gradients.grad_cam(f, "hidden", channel_axis=2)(X, W, V), ValueError, "axis is 2"),
     ],
 )
