@@ -14,11 +14,16 @@ from typing import Any
 import jax
 
 from ._call import check_call, check_tree, library, named_arguments, not_a_module
-from ._sites import name_of, tagging
+from ._sites import fail_with_names, name_of, tagging
 
 
 def equinox(
-    model: Any, state: Any = None, *, arguments: Mapping[str, Any] | None = None
+    model: Any,
+    state: Any = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    is_batched: bool = True,
+    has_sites: bool = True,
 ) -> tuple[Callable[..., Any], Any]:
     """Turns an Equinox model in inference mode into a pure function and its parameters.
 
@@ -36,6 +41,11 @@ def equinox(
             dropped.
         arguments: keyword arguments of the model's call, the same at each call and no arrays to
             explain; none by default.
+        is_batched: whether `apply` takes a batch, by `jax.vmap`, as the functions of
+            `jaxplain.targets` give it. Else it takes one example, as the model does: for reading
+            inside loops whose length depends on the example, `jax.vmap(sites.read(...))`.
+        has_sites: whether modules have names. A model that puts modules of several paths together
+            as one tree, `jax.tree.map(stack, *self.blocks)`, runs only without.
 
     Returns:
         `(apply, params)`. `apply(params, *inputs)` is pure and takes a batch: each input with a
@@ -46,8 +56,8 @@ def equinox(
     Raises:
         ImportError: Equinox is not installed.
         TypeError: `model` is no Equinox module, or its call does not take the inputs.
-        ValueError: the model is in training mode (the message names the modules), or `params` has
-            another tree.
+        ValueError: the model is in training mode (the message names the modules), `params` has
+            another tree, or the model does not run with its modules named.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -87,16 +97,26 @@ def equinox(
     def apply(params: Any, *inputs: Any) -> Any:
         check_tree(params, expected, "equinox")
         arrays, own = (params, ()) if state is None else (params[0], (params[1],))
+
+        def run(copy: Any) -> Any:
+            mine = jax.tree.map(lambda leaf: leaf, own)  # a state is used up by its update
+            one = lambda *inputs: copy(*inputs, *mine, **named)
+            output = one if state is None else lambda *inputs: one(*inputs)[0]
+            return (jax.vmap(output) if is_batched else output)(*inputs)
+
         copy = eqx.combine(arrays, rest)  # new objects, whose classes are changed
-        own = jax.tree.map(lambda leaf: leaf, own)  # and another: a state is used up by its update
         check_call(copy, copy.__call__, (*inputs, *own), named)
-        for path, module in list(_modules(eqx, copy)):
-            # What is shared comes back as modules, and a state as one: neither is a value.
-            if path and callable(module) and not isinstance(module, eqx.nn.Shared):
-                kind: Any = type(module)
-                object.__setattr__(module, "__class__", tagging(kind, path, eqx.nn.State))
-        one = lambda *inputs: copy(*inputs, *own, **named)
-        return jax.vmap(one if state is None else lambda *inputs: one(*inputs)[0])(*inputs)
+        if not has_sites:
+            return run(copy)
+        try:
+            for path, module in list(_modules(eqx, copy)):
+                # What is shared comes back as modules, and a state as one: neither is a value.
+                if path and callable(module) and not isinstance(module, eqx.nn.Shared):
+                    kind: Any = type(module)
+                    object.__setattr__(module, "__class__", tagging(kind, path, eqx.nn.State))
+            return run(copy)
+        except Exception as error:
+            fail_with_names(error, lambda: run(eqx.combine(arrays, rest)))
 
     return apply, params
 

@@ -123,6 +123,7 @@ def _name_outputs(params: Mapping[str, Any]) -> Callable[..., Any]:
     """
     known: list[tuple[str, Mapping[str, Any]]] = [("", params)]  # a place, and what is there
     unknown: list[tuple[str, ...]] = []
+    running: list[Any] = []
 
     def path(name: str, own: Mapping[str, Any]) -> str:
         leaves = jax.tree.leaves(own)
@@ -140,9 +141,15 @@ def _name_outputs(params: Mapping[str, Any]) -> Callable[..., Any]:
         return f"{name}@{unknown.index(keys) + 1}"
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        output, module = call(*args, **kwargs), context.module
-        if context.method_name != "__call__":
-            return output
+        module = context.module
+        # A call by `super()` is a part of the one that runs.
+        if context.method_name != "__call__" or any(module is other for other in running):
+            return call(*args, **kwargs)
+        running.append(module)
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            running.pop()
         own = hk.get_params()
         if type(module).__name__ == "LiftingModule":  # it returns parameters, which are no values
             known.append((path(module.prefix_name, own).removesuffix("/"), output[0]))

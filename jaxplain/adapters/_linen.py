@@ -107,7 +107,7 @@ def linen(
     def apply(params: Any, *inputs: Any) -> Any:
         check_call(module, module.__call__, inputs, named)
         try:
-            with flax.linen.intercept_methods(_name_outputs):
+            with flax.linen.intercept_methods(_name_outputs()):
                 output, _ = module.apply(params, *inputs, **named, mutable=_NONE)
                 return output
         except flax.errors.InvalidRngError as error:
@@ -118,11 +118,22 @@ def linen(
     return apply, params
 
 
-def _name_outputs(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-    output = call(*args, **kwargs)
-    if context.method_name != "__call__" or not context.module.path:
-        return output
-    return named(output, name_of(context.module.path))
+def _name_outputs() -> Callable[..., Any]:
+    """Names what each module returns, for one call of the model."""
+    running: set[tuple[str, ...]] = set()
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        path = context.module.path
+        # A call by `super()`, or of a module that shares its scope, is a part of the one that runs.
+        if context.method_name != "__call__" or not path or path in running:
+            return call(*args, **kwargs)
+        running.add(path)
+        try:
+            return named(call(*args, **kwargs), name_of(path))
+        finally:
+            running.remove(path)
+
+    return intercept
 
 
 def _in_training(module: flax.linen.Module, what: str, error: Exception) -> str:

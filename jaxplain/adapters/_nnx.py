@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ._call import check_call, check_tree, named_arguments, not_a_module
-from ._sites import tagging
+from ._sites import fail_with_names, tagging
 
 # The attributes that `model.train()` and `model.eval()` set, with their value in training.
 TRAINING_FLAGS = {"deterministic": False, "use_running_average": False}
@@ -32,7 +32,10 @@ _RESTORED = (
 
 
 def nnx(
-    model: flax.nnx.Module, *, arguments: Mapping[str, Any] | None = None
+    model: flax.nnx.Module,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    has_sites: bool = True,
 ) -> tuple[Callable[..., Any], Any]:
     """Turns a Flax NNX model in evaluation mode into a pure function and its parameters.
 
@@ -51,6 +54,8 @@ def nnx(
             one mode. Shared, scanned, vmapped and rematerialised layers are fine.
         arguments: keyword arguments of the model's call, the same at each call and no arrays to
             explain, e.g. `{"train": False}`; none by default.
+        has_sites: whether modules have names. A model that puts modules of several paths together
+            as one tree, `jax.tree.map(stack, *self.blocks)`, runs only without.
 
     Returns:
         `(apply, params)`. `apply(params, *inputs)` is pure and gives what the model gives for
@@ -61,7 +66,8 @@ def nnx(
     Raises:
         TypeError: `model` is no NNX module, or its call does not take the inputs.
         ValueError: the model is in training mode (the message names the modules), its call
-            updates batch statistics, or `params` has another tree.
+            updates batch statistics, `params` has another tree, or the model does not run with its
+            modules named.
 
     Example:
         >>> import jax
@@ -123,13 +129,18 @@ def nnx(
 
         copy = fresh_copy()
         check_call(copy, copy.__call__, inputs, named)
-        for path, module in flax.nnx.iter_modules(copy):
-            # On the copy alone: a class of its own, whose call names what it returns.
-            kind: Any = type(module)
-            if path and callable(module):
-                object.__setattr__(module, "__class__", tagging(kind, path))
         before = _batch_statistics(copy)
-        output = copy(*inputs, **named)
+        try:
+            for path, module in flax.nnx.iter_modules(copy) if has_sites else ():
+                # On the copy alone: a class of its own, whose call names what it returns.
+                kind: Any = type(module)
+                if path and callable(module):
+                    object.__setattr__(module, "__class__", tagging(kind, path))
+            output = copy(*inputs, **named)
+        except Exception as error:
+            if not has_sites:
+                raise
+            fail_with_names(error, lambda: fresh_copy()(*inputs, **named))
         after = _batch_statistics(copy)
         if any(after[path] is not before[path] for path in before):
             updated = _statistics_from_inputs(fresh_copy, inputs, named)

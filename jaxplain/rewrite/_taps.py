@@ -313,7 +313,9 @@ class _Walk:
             (change.hit - self.position.get(name, 0)) // sites[name].hits
             for name, several in self._asked(inside(equation))[1].items()
             for change in several
-            if change.function is None and change.hit is not None
+            if change.function is None
+            and change.hit is not None
+            and isinstance(self.position.get(name, 0), int)  # in a loop it is not known
         }
         cuts = cuts if length > 1 and not equation.params["reverse"] else set()
         ends = sorted({0, length, *cuts, *(cut + 1 for cut in cuts)})
@@ -496,28 +498,31 @@ class _Walk:
         sites, varying = inventory(program), varying_of(program, equation)
         readings, changes = self._asked(sites)
 
-        # The axis over shards, where there is one, comes after the one over hits.
+        # The axis over shards, where there is one, comes after the one over hits. Rows that a
+        # function is told beside the value are numbers of hits, the same on each shard.
         def spec(name: str, has_rows: bool) -> jax.P:
             if not varying[name]:
                 return jax.P()
             return jax.P(None, varying[name]) if has_rows else jax.P(varying[name])
 
+        def spec_of(name: str, change: Change) -> Any:
+            if change.rows is None:
+                return None
+            return spec(name, change.hit is None) if change.function is None else jax.P()
+
         def shards(tree: Any, name: str, axis: int, change: Callable[..., Any]) -> Any:
             return jax.tree.map(lambda leaf: change(leaf, axis), tree) if varying[name] else tree
 
         rows = {name: [change.rows for change in several] for name, several in changes.items()}
-        rows_specs = {
-            name: [None if c.rows is None else spec(name, c.hit is None) for c in several]
-            for name, several in changes.items()
-        }
+        rows_specs = {n: [spec_of(n, each) for each in several] for n, several in changes.items()}
         picked = {key: value for key, value in self.picked.items() if key in readings}
         picks = {key: spec(readings[key].name, False) for key in picked}
 
         def function(values: Sequence[Any], rows: Any, picked: Any) -> Any:
             own = {
                 name: [
-                    change
-                    if change.rows is None
+                    change._replace(rows=row)
+                    if row is None or change.function is not None
                     else change._replace(
                         rows=shards(row, name, int(change.hit is None), jnp.squeeze)
                     )

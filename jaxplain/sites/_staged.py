@@ -49,7 +49,12 @@ def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled once for each shape of its inputs, which must be arrays."""
     compiled = jax.jit(function)
 
-    def checked(*inputs: Any) -> Any:
+    def checked(*inputs: Any, **named: Any) -> Any:
+        if named:
+            raise TypeError(
+                f"inputs go by position, but {', '.join(named)} came by name. Fix it in the "
+                "function: `functools.partial(f, name=value)`."
+            )
         checks.arrays(inputs, "each input")
         return compiled(*inputs)
 
@@ -106,7 +111,8 @@ def find(staged: Staged, name: str, use: str) -> tuple[str, int | None]:
                 f"{base!r}, which is read after the last one and written in all."
             )
         if not -site.hits <= index < site.hits:
-            raise ValueError(f"{name!r}: the site has {site.hits} hits, from 0 to {site.hits - 1}.")
+            ends = f", from 0 to {site.hits - 1}" if site.hits else ""
+            raise ValueError(f"{name!r}: the site has {site.hits} hits{ends}.")
         index %= site.hits
     return base, index
 

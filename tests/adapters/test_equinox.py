@@ -160,6 +160,76 @@ def test_running_statistics():
     close(r.output, expected[0, 1])
 
 
+class Stacking(eqx.Module):
+    """Its blocks become one tree in the call, for which their classes must be one."""
+
+    blocks: list
+
+    def __call__(self, x):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.blocks)
+        return jax.lax.scan(lambda x, block: (jnp.tanh(block(x)), None), x, stacked)[0]
+
+
+class Once:
+    """A class that takes no other of its name."""
+
+    names = set()
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.__name__ in Once.names:
+            raise ValueError("registered already")
+        Once.names.add(cls.__name__)
+
+
+class Registered(Once, eqx.nn.Linear):
+    pass
+
+
+class OfRegistered(eqx.Module):
+    inner: Registered
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("kind", [Stacking, OfRegistered])
+def test_a_model_that_does_not_run_with_names(kind):
+    keys = jax.random.split(jax.random.key(1), 2)
+    if kind is Stacking:
+        model = Stacking([eqx.nn.Linear(4, 4, key=key) for key in keys])
+    else:
+        model = OfRegistered(Registered(4, 2, key=keys[0]))
+    apply, params = jaxplain.adapters.equinox(model)
+    with pytest.raises(ValueError, match=r"but not with its modules named.*Give has_sites=False"):
+        apply(params, X)
+    apply, params = jaxplain.adapters.equinox(model, has_sites=False)
+    close(apply(params, X), jax.vmap(model)(X))
+    with pytest.raises(ValueError, match="there is no site 'inner'"):
+        sites.read(apply, "inner")(params, X)
+
+
+def test_one_example_at_a_time():
+    """A loop as long as each example needs it is read by mapping the reading."""
+
+    class Looped(eqx.Module):
+        inner: eqx.nn.Linear
+
+        def __call__(self, x):
+            return jax.lax.while_loop(
+                lambda x: jnp.sum(jnp.abs(x)) > 1, lambda x: jnp.tanh(self.inner(x)) / 2, x
+            )
+
+    model = Looped(eqx.nn.Linear(4, 4, key=jax.random.key(3)))
+    apply, params = jaxplain.adapters.equinox(model)
+    with pytest.raises(ValueError, match=r"Map the reading, `jax\.vmap"):
+        sites.read(apply, "inner")(params, X)
+    apply, params = jaxplain.adapters.equinox(model, is_batched=False)
+    output, values = jax.vmap(sites.read(apply, "inner"), (None, 0))(params, X)
+    close(output, jax.vmap(model)(X))
+    close(jnp.tanh(values["inner"]) / 2, output)
+
+
 class Head(eqx.Module):
     norm: eqx.Module
 

@@ -96,6 +96,19 @@ def test_a_module_in_a_layer_stack_has_the_name_of_its_parameters(transform):
     jax.tree.map(close, first, second)
 
 
+class Doubled(hk.Linear):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def test_a_call_of_the_parent_class_is_no_hit():
+    transformed = hk.transform(lambda x: Doubled(4)(x))
+    apply, params = jaxplain.adapters.haiku(transformed, transformed.init(jax.random.key(1), X))
+    output, values = sites.read(apply, "doubled")(params, X)
+    close(values["doubled"], output)
+    close(sites.edit(apply, {"doubled": lambda h: h + 1})(params, X), output + 1)
+
+
 class Calls(hk.Module):
     def __call__(self, x):
         return hk.Linear(4)(x)

@@ -179,6 +179,45 @@ def test_names_cost_nothing():
     assert flops(apply, params, X) == flops(plain, state, X)
 
 
+class Doubled(linen.Dense):
+    @linen.compact
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Adapted(linen.Module):
+    """A module that shares the place of another: both have one path."""
+
+    inner: linen.Module
+
+    def setup(self):
+        linen.share_scope(self, self.inner)
+        self.matrix = self.param("matrix", linen.initializers.normal(), (4, 4))
+
+    def __call__(self, x):
+        return self.inner(x) + x @ self.matrix
+
+
+class OfTwo(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return Adapted(linen.Dense(4, name="shared"))(Doubled(4, name="doubled")(x))
+
+
+def test_of_calls_inside_each_other_at_one_path_the_outer_one_is_the_hit():
+    module = OfTwo()
+    apply, params = jaxplain.adapters.linen(module, module.init(jax.random.key(1), X))
+    found = sites.names(apply)(params, X)
+    assert {name: site.shape for name, site in found.items()} == {
+        "doubled": (2, 4),
+        "shared": (2, 4),
+    }
+    output, values = sites.read(apply, ["doubled", "shared"])(params, X)
+    close(values["shared"], output)
+    own = params["params"]["doubled"]
+    close(values["doubled"], 2 * (X @ own["kernel"] + own["bias"][None]))
+
+
 class LinenFlags(linen.Module):
     @linen.compact
     def __call__(self, x):

@@ -321,6 +321,38 @@ def test_shard_map(check_vma):
     close(gradient, jnp.cos(x) * w[None])
 
 
+@pytest.mark.parametrize("where", ["inside", "around"])
+def test_numbers_of_hits_in_shard_map(where):
+    """They are the same on each shard, whatever the value does there."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = lambda f: jax.shard_map(f, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
+    one = lambda x, w: (sites.tag(x * w, "h"), None)
+    w = jnp.arange(1.0, 4)
+    if where == "inside":
+        f = spread(lambda x: jax.lax.scan(one, x, w)[0])
+    else:
+        f = lambda x: jax.lax.scan(lambda x, w: (spread(lambda x: one(x, w)[0])(x), None), x, w)[0]
+    x = jnp.arange(8.0)
+    add = lambda h, number: h + number.astype(h.dtype)
+    close(sites.edit(f, {"h": add}, numbered=True)(x), (x * 2 + 1) * 3 + 2)
+    close(sites.edit(f, {"h[1]": add}, numbered=True)(x), (x * 2 + 1) * 3)
+
+
+def test_one_hit_inside_a_loop_whose_place_is_not_known():
+    """Inside a scan in reverse, the hits of a turn have numbers that only run time has."""
+
+    def inner(x, w):
+        return sites.tag(x * w, "h"), None
+
+    def f(x, w):
+        return jax.lax.scan(lambda x, w: jax.lax.scan(inner, x, w), x, w, reverse=True)[0]
+
+    w = jnp.arange(1.0, 7).reshape(2, 3)
+    close(sites.read(f, "h")(1.0, w)[1]["h"], jnp.array([120, 240, 720, 4, 20, 120.0]), rtol=1e-5)
+    for k, last in enumerate((42.0, 21.0, 7.0, 7.0 * 5 * 6 * 6, 7.0 * 6 * 6, 7.0 * 6)):
+        close(sites.write(f, f"h[{k}]")({f"h[{k}]": jnp.float32(7)}, 1.0, w), last)
+
+
 def test_a_scan_inside_shard_map():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AUTO,))
 
@@ -466,6 +498,7 @@ def test_errors_teach():
         (lambda: sites.read(f, "blocks.0.attn", reduce={"h": jnp.sum}), ValueError, "reduce has"),
         (lambda: sites.read(f, "blocks.0.attn[1]")(X), ValueError, "has 1 hits, from 0 to 0"),
         (lambda: sites.read(f, "blocks.0.attn")("x"), TypeError, "each input must be an array"),
+        (lambda: sites.read(f, "blocks.0.attn")(x=X), TypeError, "by position, but x came by name"),
         (lambda: sites.at(f, "blocks.0.attn")(X[:1], X), ValueError, r"must have shape \(2,\)"),
         (
             lambda: sites.at(f, "blocks.0.attn")(X.astype(jnp.bfloat16), X),
@@ -514,6 +547,6 @@ def test_errors_teach():
 def test_one_name_for_two_kinds_of_values():
     f = lambda x: sites.tag(sites.tag(x, "h").sum(), "h")
     with pytest.raises(
-        ValueError, match=r"several kinds, float32\[2\] and float32\[\]: two places"
+        ValueError, match=r"several kinds, float32\[2\] and float32\[\]\. Two places"
     ):
         sites.read(f, "h")(X)
