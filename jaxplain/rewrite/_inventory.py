@@ -173,9 +173,9 @@ def _add(found: dict[str, Site], name: str, site: Site) -> None:
         trouble = (
             f"it names values of several kinds, {first.dtype}{list(first.shape)} and "
             f"{site.dtype}{list(site.shape)}. Two places of the model that share the name are to "
-            "be tagged differently. Of one place that is called with a mapped value and with one that "
-            "is not, map the reading, `jax.vmap(jaxplain.sites.read(f, names))`; in a loop that "
-            "cuts its input (`lax.map` with a `batch_size` that leaves a rest), name what comes out"
+            "be tagged differently. Of one place that is called with a mapped value and with one "
+            "that is not, map the reading, `jax.vmap(jaxplain.sites.read(f, names))`; in a loop "
+            "that cuts its input (`lax.map` with a `batch_size` and a rest), name what comes out"
         )
     several = first.is_stacked or site.is_stacked or first.hits + site.hits > 1
     found[name] = first._replace(

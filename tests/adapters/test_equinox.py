@@ -170,16 +170,17 @@ class Stacking(eqx.Module):
         return jax.lax.scan(lambda x, block: (jnp.tanh(block(x)), None), x, stacked)[0]
 
 
+REGISTERED = set()
+
+
 class Once:
     """A class that takes no other of its name."""
 
-    names = set()
-
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if cls.__name__ in Once.names:
+        if cls.__name__ in REGISTERED:
             raise ValueError("registered already")
-        Once.names.add(cls.__name__)
+        REGISTERED.add(cls.__name__)
 
 
 class Registered(Once, eqx.nn.Linear):
