@@ -35,6 +35,7 @@ __all__ = [
     "report",
     "rewrite",
     "run",
+    "sae",
     "saliency",
     "sites",
     "sobol",

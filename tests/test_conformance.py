@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.test_util import check_grads
 
@@ -31,6 +32,7 @@ from jaxplain import (
     priors,
     qmc,
     rewrite,
+    sae,
     sites,
     sobol,
     targets,
@@ -444,7 +446,51 @@ def tagged(x):
     return jnp.sum(2 * sites.tag(jnp.sin(x), "hidden"), axis=-1)
 
 
+ROWS = jax.random.normal(jax.random.key(8), (10, 6))
+
+
+def learnt(dictionary, take=lambda rows: rows):
+    """A dictionary as a function of a key and a sample: its start, codes, loss and gradient."""
+
+    def function(key, rows):
+        batch = take(rows)
+        params = dictionary.init(key, batch)
+        h = batch[0] if isinstance(batch, tuple) else batch
+        codes = dictionary.encode(params, h)
+        loss, gradient = jax.value_and_grad(lambda p: dictionary.loss(p, batch)[0])(params)
+        return params, codes, loss, gradient
+
+    return function
+
+
+def one_step(key, rows):
+    run = sae.training(sae.relu(6, 0.1), optax.sgd(0.1))
+    return run.step(run.init(sae.relu(6, 0.1).init(key, rows)), rows)
+
+
 FUNCTIONS = {
+    "sae.batch_topk": (learnt(sae.batch_topk(8, 2)), (KEY, ROWS)),
+    "sae.crosscoder": (
+        learnt(sae.crosscoder(sae.relu(8, 0.1)), lambda h: jnp.stack([h, 2 * h], axis=1)),
+        (KEY, ROWS),
+    ),
+    "sae.gated": (learnt(sae.gated(8, 0.1)), (KEY, ROWS)),
+    "sae.geometric_median": (sae.geometric_median, (ROWS,)),
+    "sae.jumprelu": (learnt(sae.jumprelu(8, 0.1)), (KEY, ROWS)),
+    "sae.matryoshka": (learnt(sae.matryoshka(8, 2, sizes=(4, 8))), (KEY, ROWS)),
+    "sae.p_annealed": (learnt(sae.p_annealed(8, 0.1)), (KEY, ROWS)),
+    "sae.relu": (learnt(sae.relu(8, 0.1)), (KEY, ROWS)),
+    "sae.synthetic.activations": (
+        lambda key: sae.synthetic.activations(jnp.eye(6), 0.5)(key, 4),
+        (KEY,),
+    ),
+    "sae.synthetic.features": (lambda key: sae.synthetic.features(key, 6, 4), (KEY,)),
+    "sae.topk": (learnt(sae.topk(8, 2)), (KEY, ROWS)),
+    "sae.training": (one_step, (KEY, ROWS)),
+    "sae.transcoder": (
+        learnt(sae.transcoder(sae.topk(8, 2), has_skip=True), lambda h: (h, jnp.sin(h))),
+        (KEY, ROWS),
+    ),
     "baselines.black_and_white": (baselines.black_and_white, (IMAGE,)),
     "baselines.blurred": (lambda x: baselines.blurred(x, sigma=1.0), (IMAGE,)),
     "baselines.constant": (lambda x: baselines.constant(x, 0.5), (IMAGE,)),
@@ -674,6 +720,9 @@ FUNCTIONS = {
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
 HOST = {
+    "sae.synthetic.recovery": "numpy and scipy on the host",
+    "sae.synthetic.zipf": "of numbers",
+    "sae.train": "runs on the host",
     "sites.names": "traces, and computes nothing",
     "adapters.equinox": "takes an Equinox model",
     "adapters.haiku": "takes a Haiku function",

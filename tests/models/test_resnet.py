@@ -119,12 +119,18 @@ def test_cifar_activations(cifar):
 
 
 def test_cifar_input_gradients(cifar):
-    model, images, labels, oracle = cifar
-    apply, params = adapters.nnx(model)
-    gradient = jax.jit(jax.vmap(jax.grad(targets.logit(apply)), in_axes=(0, 0, None)))
-    gradients = gradient(model.preprocess(images), labels, params)
-    expected = oracle["resnet20_inputgrad_test20"].transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(gradients, expected, atol=1e-5 * np.abs(expected).max())
+    """In float64: in float32 a machine may round a pre-activation of 1e-8 to the other side of a
+    ReLU, and the gradient of that image by 1e-2."""
+    with jax.enable_x64(True):
+        model, images, labels, oracle = cifar
+        apply, params = adapters.nnx(model)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        batch = model.preprocess(images).astype(jnp.float64)
+        f = targets.logit(apply)
+        gradients = jax.jit(jax.vmap(jax.grad(f), in_axes=(0, 0, None)))(batch, labels, params)
+        assert gradients.dtype == jnp.float64
+        expected = oracle["resnet20_inputgrad_test20"].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(gradients, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow

@@ -1,0 +1,216 @@
+"""The loop around the step, for a run on one machine: batches in, a trained dictionary out.
+
+Where step t takes its batch from is a function of the key and of t alone, so that a run that goes
+on from a state is the run that was not interrupted.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import checks
+from jaxplain.sae._dictionary import Dictionary, Params
+from jaxplain.sae._training import State, training
+
+SAMPLE = 2**15  # examples that parameters are initialised from
+
+
+class Trained(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+        params: the parameters, or their moving average where one was kept.
+        state: all that another run needs to go on from here.
+        history: a dict of arrays, one for each metric of `jaxplain.sae.training`, with the steps
+            they were taken at as "step".
+    """
+
+    params: Params
+    state: State
+    history: dict[str, np.ndarray]
+
+
+def train(
+    key: jax.Array,
+    dictionary: Dictionary,
+    source: Any,
+    *,
+    optimizer: Any,
+    steps: int,
+    batch_size: int | None = None,
+    state: State | None = None,
+    sparsity_warm_up: int = 0,
+    dead_after: int = 10_000_000,
+    average: float | None = None,
+    compute_dtype: Any = None,
+    resample_every: int | None = None,
+    record_every: int = 100,
+    on_record: Callable[[Mapping[str, float]], None] | None = None,
+) -> Trained:
+    """Trains a dictionary on activations.
+
+    Args:
+        key: a typed key: for the start, the order of the activations, and what `source` draws.
+        dictionary: `jaxplain.sae.topk(...)` or another.
+        source: activations: an array (n, d), taken in a new order in each pass; a pure function
+            `key -> batch`; or an iterable of batches. In place of an array a pair of arrays for a
+            transcoder.
+        optimizer: an `optax.GradientTransformation`.
+        steps: how many steps the run has, with those that `state` has taken.
+        batch_size: rows of a batch, for an array; at most n.
+        state: of an earlier run, to go on from; the source must be the same. (An iterable goes on
+            from where it is.) It is used up.
+        sparsity_warm_up: see `jaxplain.sae.training`, as the next three.
+        dead_after: after how many examples without firing a latent is dead.
+        average: the decay of a moving average of the parameters.
+        compute_dtype: of the matrix products.
+        resample_every: after every so many steps, but not in the last fifth of the run, dead
+            latents start anew, from the examples of a batch that are explained worst. Never unless
+            given.
+        record_every: metrics are taken from the device every so many steps, and at the last one.
+        on_record: called with the metrics then, as numbers; to show progress, or to stop by an
+            exception, after which the state is lost.
+
+    Returns:
+        `Trained(params, state, history)`.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: batches are empty or too large, an iterable ends before the run, no step was
+            finite.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxplain import sae
+        >>> f = sae.synthetic.features(jax.random.key(0), 16, 8)
+        >>> draw = sae.synthetic.activations(f, 0.1)
+        >>> result = sae.train(
+        ...     jax.random.key(1),
+        ...     sae.topk(latents=16, k=2),
+        ...     lambda key: draw(key, 256).activations,
+        ...     optimizer=optax.adam(1e-2),
+        ...     steps=200,
+        ... )
+        >>> bool(result.history["fvu"][-1] < result.history["fvu"][0])
+        True
+
+    References:
+        docs/sae.md.
+    """
+    checks.key(key)
+    steps = checks.integer(steps, "steps")
+    record_every = checks.integer(record_every, "record_every")
+    if resample_every is not None:
+        resample_every = checks.integer(resample_every, "resample_every")
+    run = training(
+        dictionary,
+        optimizer,
+        steps=steps,
+        sparsity_warm_up=sparsity_warm_up,
+        dead_after=dead_after,
+        average=average,
+        compute_dtype=compute_dtype,
+    )
+    for_start, for_data, for_resampling = jax.random.split(key, 3)
+    if state is None:
+        sample, batch_at = _batches(source, for_data, batch_size, 0)
+        state = run.init(dictionary.init(for_start, sample))
+    else:
+        _, batch_at = _batches(source, for_data, batch_size, int(state.step))
+    step = jax.jit(run.step, donate_argnums=0)
+    renew = jax.jit(run.resample, donate_argnums=1)
+    records: list[dict[str, float]] = []
+    for t in range(int(state.step), steps):
+        batch = batch_at(t)
+        state, metrics = step(state, batch)
+        if resample_every and (t + 1) % resample_every == 0 and t + 1 <= 0.8 * steps:
+            state = renew(jax.random.fold_in(for_resampling, t), state, batch)
+        if (t + 1) % record_every == 0 or t + 1 == steps:
+            record = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            records.append({"step": t + 1, **record})
+            if on_record is not None:
+                on_record(records[-1])
+            if record["skipped"] == t + 1:
+                raise ValueError(
+                    f"none of {t + 1} steps had a finite loss and gradient: are the activations "
+                    "finite?"
+                )
+    params = state.params if state.average is None else state.average
+    names = records[0] if records else {}
+    return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
+
+
+def _batches(
+    source: Any, key: jax.Array, batch_size: int | None, step: int
+) -> tuple[Any, Callable[[int], Any]]:
+    """A sample to start from, and the batch of each step."""
+    if callable(source):
+        draw = jax.jit(source)
+        at = lambda t: draw(jax.random.fold_in(key, t))
+        return at(0), at
+    leaves = source if isinstance(source, tuple) else (source,)
+    if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
+        return _of_arrays(leaves, source, key, batch_size)
+    if not isinstance(source, Iterable):
+        raise TypeError(
+            "source must be activations, a function `key -> batch` or an iterable of batches, but "
+            f"is a {type(source).__name__}."
+        )
+    return _of_iterable(iter(source), step)
+
+
+def _of_arrays(
+    leaves: Any, source: Any, key: jax.Array, batch_size: int | None
+) -> tuple[Any, Callable[[int], Any]]:
+    if batch_size is None:
+        raise ValueError("batch_size must be given where the source is an array.")
+    batch_size = checks.integer(batch_size, "batch_size")
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(lengths) != 1:
+        raise ValueError(f"the arrays of the source have different lengths: {sorted(lengths)}.")
+    (n,) = lengths
+    if batch_size > n:
+        raise ValueError(f"batch_size is {batch_size}, but there are {n} activations.")
+    per_pass = n // batch_size  # what is left over in one order comes in another
+    order: tuple[int, Any] = (-1, None)
+    # On the device as they are, or on the host, a batch at a time: where they came from.
+    pick = jax.jit(lambda leaves, at: tuple(leaf[at] for leaf in leaves))
+    on_device = all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+    def at(t: int) -> Any:
+        nonlocal order
+        number, place = divmod(t, per_pass)
+        if order[0] != number:
+            shuffled = jax.random.permutation(jax.random.fold_in(key, number), n)
+            order = (number, shuffled if on_device else np.asarray(shuffled))
+        rows = order[1][place * batch_size : (place + 1) * batch_size]
+        if on_device:
+            batch = pick(leaves, rows)
+        else:
+            batch = tuple(jnp.asarray(leaf[np.sort(rows)]) for leaf in leaves)
+        return batch if isinstance(source, tuple) else batch[0]
+
+    some = np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)
+    sample = tuple(jnp.asarray(leaf[some]) for leaf in leaves)
+    return (sample if isinstance(source, tuple) else sample[0]), at
+
+
+def _of_iterable(batches: Iterator[Any], step: int) -> tuple[Any, Callable[[int], Any]]:
+    held: list[Any] = []
+
+    def following(t: int) -> Any:
+        if held:
+            return held.pop()
+        with contextlib.suppress(StopIteration):
+            return jax.tree.map(jnp.asarray, next(batches))
+        raise ValueError(f"the source ended after {t} batches, before the run did.")
+
+    sample = None
+    if step == 0:
+        sample = following(0)
+        held.append(sample)
+    return sample, following
