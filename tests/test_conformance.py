@@ -720,6 +720,9 @@ FUNCTIONS = {
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
 HOST = {
+    "sae.evaluate": "runs on the host",
+    "sae.loss_recovered": "runs on the host",
+    "sae.max_cosines": "numpy on the host",
     "sae.synthetic.recovery": "numpy and scipy on the host",
     "sae.synthetic.zipf": "of numbers",
     "sae.train": "runs on the host",

@@ -11,6 +11,14 @@ from jaxplain.sae import synthetic
 from jaxplain.sae._batch_topk import batch_topk
 from jaxplain.sae._crosscoder import crosscoder
 from jaxplain.sae._dictionary import Dictionary, Pair, Report, Sparse, Status
+from jaxplain.sae._evaluation import (
+    Evaluation,
+    LossRecovered,
+    Measured,
+    evaluate,
+    loss_recovered,
+    max_cosines,
+)
 from jaxplain.sae._gated import gated
 from jaxplain.sae._initial import geometric_median
 from jaxplain.sae._jumprelu import jumprelu
@@ -24,6 +32,9 @@ from jaxplain.sae._transcoder import transcoder
 
 __all__ = [
     "Dictionary",
+    "Evaluation",
+    "LossRecovered",
+    "Measured",
     "Pair",
     "Report",
     "Sparse",
@@ -33,10 +44,13 @@ __all__ = [
     "Training",
     "batch_topk",
     "crosscoder",
+    "evaluate",
     "gated",
     "geometric_median",
     "jumprelu",
+    "loss_recovered",
     "matryoshka",
+    "max_cosines",
     "p_annealed",
     "relu",
     "synthetic",

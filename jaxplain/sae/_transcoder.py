@@ -82,9 +82,11 @@ def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
 
     def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
         inputs, targets = pair(batch)
+        left = targets
         if has_skip:
-            targets = _ground.wide(targets) - _ground.product(inputs, params["W_skip"].T)
-        return dictionary.loss(params, Pair(inputs, targets), status)
+            left = _ground.wide(targets) - _ground.product(inputs, params["W_skip"].T)
+        loss, report = dictionary.loss(params, Pair(inputs, left), status)
+        return loss, report._replace(variance=_ground.variance(targets))
 
     return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss)
 
