@@ -7,7 +7,7 @@ training   = sae.training(dictionary, optax.adam(2e-4)) # (init, step), yours to
 result     = sae.train(key, dictionary, source, optimizer=optax.adam(2e-4), steps=10_000)
 """
 
-from jaxplain.sae import synthetic
+from jaxplain.sae import formats, synthetic
 from jaxplain.sae._batch_topk import batch_topk
 from jaxplain.sae._crosscoder import crosscoder
 from jaxplain.sae._dictionary import Dictionary, Pair, Report, Sparse, Status
@@ -45,6 +45,7 @@ __all__ = [
     "batch_topk",
     "crosscoder",
     "evaluate",
+    "formats",
     "gated",
     "geometric_median",
     "jumprelu",

@@ -60,5 +60,13 @@ def batch_topk(
         https://arxiv.org/abs/2412.06410
     """
     return _nested.nested(
-        latents, k, (latents,), None, auxiliary_k, auxiliary_coefficient, implementation, is_centred
+        "batch_topk",
+        latents,
+        k,
+        (latents,),
+        None,
+        auxiliary_k,
+        auxiliary_coefficient,
+        implementation,
+        is_centred,
     )

@@ -83,4 +83,5 @@ def crosscoder(dictionary: Dictionary) -> Dictionary:
     def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
         return dictionary.loss(inner(params), flat(batch), status)
 
-    return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss)
+    about = {**dictionary.about, "is_crosscoder": True}
+    return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss, about=about)

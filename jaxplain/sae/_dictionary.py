@@ -10,7 +10,8 @@ to gradients and to parameters around the step of the optimiser, and what an arc
 beside its parameters. They do nothing unless an architecture says so.
 """
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +119,7 @@ class Dictionary(NamedTuple):
         memory: `params -> memory`, what is remembered at the start.
         latents: F.
         revives: whether the loss has a part for latents that are dead.
+        about: what it is, for files: "architecture" and its options, all plain values.
     """
 
     init: Callable[[jax.Array, Any], Params]
@@ -129,3 +131,4 @@ class Dictionary(NamedTuple):
     memory: Callable[[Params], Any] = _nothing
     latents: int = 0
     revives: bool = False
+    about: Mapping[str, Any] = types.MappingProxyType({})

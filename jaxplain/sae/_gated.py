@@ -83,4 +83,5 @@ def gated(latents: int, l1_coefficient: Any, *, is_centred: bool = True) -> Dict
         _ground.project_gradient,
         _ground.unit_norm,
         latents=latents,
+        about={"architecture": "gated", "is_centred": is_centred},
     )

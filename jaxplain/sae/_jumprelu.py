@@ -173,7 +173,15 @@ def jumprelu(
         return params, _controlled(memory, report.l0, l0_coefficient, target_l0)
 
     return Dictionary(
-        init, encode, _ground.decode, loss, _ground.project_gradient, after, memory, latents
+        init,
+        encode,
+        _ground.decode,
+        loss,
+        _ground.project_gradient,
+        after,
+        memory,
+        latents,
+        about={"architecture": "jumprelu", "is_centred": is_centred},
     )
 
 

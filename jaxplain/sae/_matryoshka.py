@@ -69,5 +69,13 @@ def matryoshka(
     if weights is not None and len(weights) != len(sizes):
         raise ValueError(f"there are {len(sizes)} sizes, but {len(weights)} weights.")
     return _nested.nested(
-        latents, k, sizes, weights, auxiliary_k, auxiliary_coefficient, implementation, is_centred
+        "matryoshka",
+        latents,
+        k,
+        sizes,
+        weights,
+        auxiliary_k,
+        auxiliary_coefficient,
+        implementation,
+        is_centred,
     )

@@ -11,6 +11,7 @@ from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Sparse,
 
 
 def nested(
+    architecture: str,
     latents: int,
     k: int,
     sizes: Sequence[int],
@@ -107,4 +108,10 @@ def nested(
         after,
         latents=latents,
         revives=True,
+        about={
+            "architecture": architecture,
+            "k": k,
+            "sizes": list(sizes),
+            "is_centred": is_centred,
+        },
     )

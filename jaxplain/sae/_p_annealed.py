@@ -127,7 +127,15 @@ def p_annealed(
         }
 
     return Dictionary(
-        init, encode, _ground.decode, loss, _ground.project_gradient, after, memory, latents
+        init,
+        encode,
+        _ground.decode,
+        loss,
+        _ground.project_gradient,
+        after,
+        memory,
+        latents,
+        about={"architecture": "p_annealed", "is_centred": is_centred},
     )
 
 

@@ -89,7 +89,13 @@ def relu(
         return _ground.reported(targets, squared, penalty, codes, ghosts)
 
     dictionary = Dictionary(
-        init, encode, _ground.decode, loss, latents=latents, revives=has_ghost_gradients
+        init,
+        encode,
+        _ground.decode,
+        loss,
+        latents=latents,
+        revives=has_ghost_gradients,
+        about={"architecture": "relu", "has_unit_norm": has_unit_norm, "is_centred": is_centred},
     )
     if not has_unit_norm:
         return dictionary

@@ -167,4 +167,5 @@ def topk(
         _ground.unit_norm,
         latents=latents,
         revives=True,
+        about={"architecture": "topk", "k": k, "is_centred": is_centred},
     )

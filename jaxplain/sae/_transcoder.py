@@ -88,7 +88,8 @@ def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
         loss, report = dictionary.loss(params, Pair(inputs, left), status)
         return loss, report._replace(variance=_ground.variance(targets))
 
-    return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss)
+    about = {**dictionary.about, "is_transcoder": True, "has_skip": has_skip}
+    return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss, about=about)
 
 
 def pair(batch: Any) -> Pair:
