@@ -280,6 +280,14 @@ def test_the_hsic_benchmark_runs(tmp_path):
     assert harness.read(path)["relative_error"] < 1e-4
 
 
+def test_the_dictionaries_benchmark_runs(tmp_path):
+    printed = run("-m", "bench.dictionaries", "--quick", "--rounds", "2", "--out", str(tmp_path))
+    assert "topk, dense" in printed
+    (file,) = tmp_path.iterdir()
+    found = harness.read(file)
+    assert set(found["rounds"]) >= {"topk", "batch_topk", "relu", "jumprelu", "one matrix product"}
+
+
 def test_the_sites_benchmark_runs(tmp_path):
     printed = run("-m", "bench.sites", "--quick", "--out", str(tmp_path))
     assert "all residual sites" in printed
