@@ -5,6 +5,7 @@ on from a state is the run that was not interrupted.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks
+from jaxplain.sae import _checkpoints
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._training import State, training
 
@@ -50,6 +52,9 @@ def train(
     resample_every: int | None = None,
     record_every: int = 100,
     on_record: Callable[[Mapping[str, float]], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
 ) -> Trained:
     """Trains a dictionary on activations.
 
@@ -73,7 +78,14 @@ def train(
             given.
         record_every: metrics are taken from the device every so many steps, and at the last one.
         on_record: called with the metrics then, as numbers; to show progress, or to stop by an
-            exception, after which the state is lost.
+            exception, after which the state is lost but for the checkpoint.
+        checkpoint: a folder: the state is written there every so many steps and at the last one,
+            by orbax. The newest two are kept; one that was interrupted does not count. None for no
+            checkpoints.
+        checkpoint_every: after how many steps.
+        resume: whether to go on from the newest checkpoint in the folder, if there is one. The
+            result is that of a run that was not interrupted, to the last bit, on the same devices
+            and versions; an iterable must be at the batch where the run is.
 
     Returns:
         `Trained(params, state, history)`.
@@ -81,7 +93,9 @@ def train(
     Raises:
         TypeError: an argument is of the wrong kind.
         ValueError: batches are empty or too large, an iterable ends before the run, no step was
-            finite.
+            finite, or the checkpoints are of another run (the message says in what).
+        FileExistsError: the folder holds checkpoints, and `resume` was not given.
+        ImportError: checkpoints are asked for, and orbax is not installed.
 
     Example:
         >>> import jax, optax
@@ -115,15 +129,21 @@ def train(
         average=average,
         compute_dtype=compute_dtype,
     )
+    checkpoint_every = checks.integer(checkpoint_every, "checkpoint_every")
     for_start, for_data, for_resampling = jax.random.split(key, 3)
+    sample, batch_at = _batches(source, for_data, batch_size, 0 if state is None else 1)
     if state is None:
-        sample, batch_at = _batches(source, for_data, batch_size, 0)
         state = run.init(dictionary.init(for_start, sample))
-    else:
-        _, batch_at = _batches(source, for_data, batch_size, int(state.step))
     step = jax.jit(run.step, donate_argnums=0)
     renew = jax.jit(run.resample, donate_argnums=1)
     records: list[dict[str, float]] = []
+    saved = None
+    if checkpoint is not None:
+        about = _checkpoints.described(
+            dictionary.about, state, key, steps=steps, batch_size=batch_size
+        )
+        saved = _checkpoints.open_folder(checkpoint, about, resume)
+        state, records = _checkpoints.latest(saved, state) or (state, records)
     for t in range(int(state.step), steps):
         batch = batch_at(t)
         state, metrics = step(state, batch)
@@ -139,6 +159,10 @@ def train(
                     f"none of {t + 1} steps had a finite loss and gradient: are the activations "
                     "finite?"
                 )
+        if saved is not None and ((t + 1) % checkpoint_every == 0 or t + 1 == steps):
+            _checkpoints.save(saved, state, records)
+    if saved is not None:
+        saved.manager.close()
     params = state.params if state.average is None else state.average
     names = records[0] if records else {}
     return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
