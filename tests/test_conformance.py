@@ -730,6 +730,7 @@ HOST = {
     "sae.max_cosines": "numpy on the host",
     "sae.synthetic.recovery": "numpy and scipy on the host",
     "sae.synthetic.zipf": "of numbers",
+    "sae.sweep": "runs on the host",
     "sae.train": "runs on the host",
     "sites.names": "traces, and computes nothing",
     "adapters.equinox": "takes an Equinox model",

@@ -25,6 +25,7 @@ from jaxplain.sae._jumprelu import jumprelu
 from jaxplain.sae._matryoshka import matryoshka
 from jaxplain.sae._p_annealed import p_annealed
 from jaxplain.sae._relu import relu
+from jaxplain.sae._sweep import Sweep, sweep
 from jaxplain.sae._topk import topk
 from jaxplain.sae._train import Trained, train
 from jaxplain.sae._training import State, Training, training
@@ -40,6 +41,7 @@ __all__ = [
     "Sparse",
     "State",
     "Status",
+    "Sweep",
     "Trained",
     "Training",
     "batch_topk",
@@ -54,6 +56,7 @@ __all__ = [
     "max_cosines",
     "p_annealed",
     "relu",
+    "sweep",
     "synthetic",
     "topk",
     "train",

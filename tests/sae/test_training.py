@@ -184,6 +184,57 @@ def test_a_sweep_over_coefficients_compiles_once():
     np.testing.assert_allclose(together, few, rtol=1e-3)
 
 
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_a_sweep_is_each_member_by_itself(mapping):
+    """Over coefficients and rates, in one trace, from the same batches."""
+    h, traces = data(), []
+
+    def make(settings):
+        traces.append(1)
+        return sae.topk(LATENTS, 3, auxiliary_coefficient=settings["aux"]), optax.adam(
+            settings["rate"]
+        )
+
+    settings = {"aux": jnp.array([0.0, 1.0, 0.1]), "rate": jnp.array([1e-3, 1e-2, 1e-3])}
+    options = {"steps": 12, "batch_size": 32, "record_every": 5, "dead_after": 64}
+    found = sae.sweep(KEY, make, settings, h, mapping=mapping, **options)
+    assert len(traces) == 2  # the start and the step
+    assert found.history["loss"].shape == (3, 3)
+    assert found.history["step"].tolist() == [5, 10, 12]
+    for_start, for_data = jax.random.split(KEY)
+    for m in range(3):
+        dictionary, optimizer = make({name: value[m] for name, value in settings.items()})
+        run = sae.training(dictionary, optimizer, steps=12, dead_after=64)
+        state = run.init(dictionary.init(jax.random.fold_in(for_start, m), h))
+        step = jax.jit(run.step)
+        for t in range(12):
+            number, place = divmod(t, 8)
+            order = jax.random.permutation(jax.random.fold_in(for_data, number), 256)
+            state, metrics = step(state, h[order[place * 32 : (place + 1) * 32]])
+        for name, leaf in found.member(m).items():
+            np.testing.assert_allclose(leaf, state.params[name], rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(found.table()[m]["loss"], metrics["loss"], rtol=1e-4)
+        assert found.table()[m]["rate"] == pytest.approx(float(settings["rate"][m]))
+
+
+def test_what_a_sweep_refuses():
+    make = lambda s: (sae.relu(LATENTS, s["l1"]), optax.adam(1e-3))
+    run = lambda settings, **more: sae.sweep(KEY, make, settings, data(), steps=2, **more)
+    for call, error, message in (
+        (lambda: run({}, batch_size=4), TypeError, "settings must be a dict of arrays"),
+        (lambda: run({"l1": 0.1}, batch_size=4), ValueError, "arrays of one length"),
+        (
+            lambda: run({"l1": jnp.ones(2), "rate": jnp.ones(3)}, batch_size=4),
+            ValueError,
+            "arrays of one length",
+        ),
+        (lambda: run({"l1": jnp.ones(2)}), ValueError, "batch_size must be given"),
+        (lambda: run({"l1": jnp.ones(2)}, batch_size=4, mapping="p"), ValueError, "mapping must"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
 # --------------------------------------------------------------------------------- resampling
 
 
