@@ -68,6 +68,7 @@ bench: $(ENV)/.with-bench
 	$(RUN) -m bench.overheads
 	$(RUN) -m bench.qmc
 	$(RUN) -m bench.sites
+	$(RUN) -m bench.dictionaries
 
 clean:
 	rm -rf build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .jax_cache
