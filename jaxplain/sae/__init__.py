@@ -25,6 +25,7 @@ from jaxplain.sae._jumprelu import jumprelu
 from jaxplain.sae._matryoshka import matryoshka
 from jaxplain.sae._p_annealed import p_annealed
 from jaxplain.sae._relu import relu
+from jaxplain.sae._stored import Stored, stored
 from jaxplain.sae._sweep import Sweep, sweep
 from jaxplain.sae._topk import topk
 from jaxplain.sae._train import Trained, train
@@ -41,6 +42,7 @@ __all__ = [
     "Sparse",
     "State",
     "Status",
+    "Stored",
     "Sweep",
     "Trained",
     "Training",
@@ -56,6 +58,7 @@ __all__ = [
     "max_cosines",
     "p_annealed",
     "relu",
+    "stored",
     "sweep",
     "synthetic",
     "topk",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks
-from jaxplain.sae import _checkpoints
+from jaxplain.sae import _checkpoints, _stored
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._training import State, training
 
@@ -62,8 +62,8 @@ def train(
         key: a typed key: for the start, the order of the activations, and what `source` draws.
         dictionary: `jaxplain.sae.topk(...)` or another.
         source: activations: an array (n, d), taken in a new order in each pass; a pure function
-            `key -> batch`; or an iterable of batches. In place of an array a pair of arrays for a
-            transcoder.
+            `key -> batch`; `jaxplain.sae.stored(path)`, those on disk; or an iterable of batches.
+            In place of an array a pair of arrays for a transcoder.
         optimizer: an `optax.GradientTransformation`.
         steps: how many steps the run has, with those that `state` has taken.
         batch_size: rows of a batch, for an array; at most n.
@@ -172,6 +172,11 @@ def _batches(
     source: Any, key: jax.Array, batch_size: int | None, step: int
 ) -> tuple[Any, Callable[[int], Any]]:
     """A sample to start from, and the batch of each step."""
+    if isinstance(source, _stored.Stored):
+        if batch_size is None:
+            raise ValueError("batch_size must be given where the source is a store.")
+        size = checks.integer(batch_size, "batch_size")
+        return _stored.batches(source, key, size, SAMPLE)
     if callable(source):
         draw = jax.jit(source)
         at = lambda t: draw(jax.random.fold_in(key, t))

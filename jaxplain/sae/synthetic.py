@@ -12,11 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.optimize
 
 from jaxplain import checks
 
-__all__ = ["Activations", "Recovery", "activations", "features", "recovery", "zipf"]
+__all__ = [
+    "Activations",
+    "Recovery",
+    "Superposition",
+    "activations",
+    "features",
+    "recovery",
+    "superposition",
+    "zipf",
+]
 
 STEPS, RATE = 500, 0.01  # of the descent that makes features orthogonal
 
@@ -31,6 +41,20 @@ class Activations(NamedTuple):
 
     activations: jax.Array
     codes: jax.Array
+
+
+class Superposition(NamedTuple):
+    """Toy models that hold more features than they have dimensions.
+
+    Attributes:
+        W: (models, features, width), the direction of each feature; `W @ W.T` is the Gram matrix.
+        b: (models, features).
+        loss: (models,), the mean over the last tenth of the steps.
+    """
+
+    W: jax.Array
+    b: jax.Array
+    loss: jax.Array
 
 
 class Recovery(NamedTuple):
@@ -217,6 +241,86 @@ def activations(
         return Activations(h, codes)
 
     return draw
+
+
+def superposition(
+    key: jax.Array,
+    probability: Any,
+    *,
+    features: int = 5,
+    width: int = 2,
+    importance: Any = 1.0,
+    steps: int = 5000,
+    batch_size: int = 1024,
+    learning_rate: float = 1e-2,
+) -> Superposition:
+    """Trains toy models of superposition, all in one program.
+
+        x_hat = ReLU(x W W^T + b),    loss = sum_i I_i (x_i - x_hat_i)^2
+        x_i ~ U(0, 1) with probability p, else 0
+
+    Args:
+        key: a typed key; each model has its own start and its own data.
+        probability: (models,), p of each: of several seeds the same number several times.
+        features: how many features there are.
+        width: how many dimensions they are squeezed into.
+        importance: I, one number or (features,).
+        steps: of Adam, whose rate falls to 0 along a cosine.
+        batch_size: examples of a step.
+        learning_rate: where the rate starts.
+
+    Returns:
+        `Superposition`; the best of several seeds is that of the least loss.
+
+    Raises:
+        TypeError: the key is no typed key, or a number no integer.
+        ValueError: `probability` is no vector.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxplain import sae
+        >>> toy = sae.synthetic.superposition(jax.random.key(0), jnp.full(2, 0.05), steps=20)
+        >>> toy.W.shape, toy.loss.shape
+        ((2, 5, 2), (2,))
+
+    References:
+        Elhage et al., "Toy Models of Superposition", 2022,
+        https://transformer-circuits.pub/2022/toy_model
+    """
+    checks.key(key)
+    features, width = checks.integer(features, "features"), checks.integer(width, "width")
+    steps, batch_size = checks.integer(steps, "steps"), checks.integer(batch_size, "batch_size")
+    probability = jnp.asarray(probability, float)
+    if probability.ndim != 1:
+        raise ValueError(f"probability must be (models,), but has the shape {probability.shape}.")
+    weights = jnp.broadcast_to(jnp.asarray(importance, float), (features,))[None]
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        x_hat = jax.nn.relu(x @ params["W"] @ params["W"].T + params["b"][None])
+        return jnp.mean(jnp.sum(weights * jnp.square(x - x_hat), axis=-1))
+
+    def train(key: jax.Array, probability: jax.Array) -> tuple[Any, jax.Array]:
+        for_start, for_data = jax.random.split(key)
+        W = jax.random.normal(for_start, (features, width)) / jnp.sqrt(float(features))
+        start = {"W": W, "b": jnp.zeros(features)}
+
+        def step(carry: Any, t: jax.Array) -> Any:
+            params, state = carry
+            first, second = jax.random.split(jax.random.fold_in(for_data, t))
+            shape = (batch_size, features)
+            fires = jax.random.uniform(first, shape) < probability
+            x = jnp.where(fires, jax.random.uniform(second, shape), 0)
+            value, gradient = jax.value_and_grad(loss)(params, x)
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        (params, _), values = jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(steps))
+        return params, jnp.mean(values[-max(steps // 10, 1) :])
+
+    keys = jax.random.split(key, len(probability))
+    params, last = jax.jit(jax.vmap(train))(keys, probability)
+    return Superposition(params["W"], params["b"], last)
 
 
 def recovery(

@@ -96,3 +96,25 @@ def test_one_draw_at_any_size():
     draw = synthetic.activations(FEATURES, 0.1)
     assert draw(jax.random.key(0), 0).activations.shape == (0, 12)
     assert sae.synthetic.features(jax.random.key(0), 1, 1).shape == (1, 1)
+
+
+@pytest.mark.slow
+def test_toy_models_of_superposition():
+    """Sparse features share two dimensions as a pentagon, dense ones leave them to two of five."""
+    with jax.numpy_dtype_promotion("standard"):  # which optax needs
+        probability = jnp.repeat(jnp.array([0.02, 1.0]), 6)
+        importance = 0.9 ** jnp.arange(5.0)
+        sparse = synthetic.superposition(jax.random.key(0), probability[:6])
+        dense = synthetic.superposition(jax.random.key(1), probability[6:], importance=importance)
+    gram = lambda toy: np.asarray(toy.W[np.argmin(toy.loss)] @ toy.W[np.argmin(toy.loss)].T)
+    angles = np.arange(5) * 2 * np.pi / 5
+    pentagon = np.cos(angles[:, None] - angles[None])
+    found = gram(sparse)
+    sizes = np.sqrt(np.diag(found))
+    assert np.ptp(sizes) < 0.1 * sizes.mean()
+    cosines = found / np.outer(sizes, sizes)
+    # In some order: each feature has two neighbours at 72 degrees, and two at 144.
+    for row in cosines:
+        np.testing.assert_allclose(np.sort(row), np.sort(pentagon[0]), atol=0.05)
+    found = gram(dense)
+    np.testing.assert_allclose(found, np.diag([1, 1, 0, 0, 0]), atol=0.05)
