@@ -65,12 +65,12 @@ def save_saelens(
         params: its parameters.
         metadata: what SAELens keeps beside: model_name, hook_name, context_size, prepend_bos, ...
 
+    Returns:
+        Nothing.
+
     Raises:
         ImportError: safetensors is not installed.
         ValueError: SAELens has no such architecture.
-
-    Returns:
-        Nothing.
 
     Example:
         >>> import jax, tempfile
