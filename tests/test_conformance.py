@@ -721,9 +721,11 @@ FUNCTIONS = {
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
 HOST = {
     "sae.evaluate": "runs on the host",
+    "sae.formats.load_dictionary_learning": "disk",
     "sae.formats.load_gemma_scope": "disk",
     "sae.formats.load_saelens": "disk",
     "sae.formats.load_sparsify": "disk",
+    "sae.formats.save_dictionary_learning": "disk",
     "sae.formats.save_saelens": "disk",
     "sae.formats.save_sparsify": "disk",
     "sae.loss_recovered": "runs on the host",

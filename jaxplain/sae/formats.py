@@ -1,8 +1,9 @@
 """Dictionaries in the files of other libraries, read and written.
 
-SAELens        a folder: cfg.json, sae_weights.safetensors       every architecture it has
-sparsify       a folder: cfg.json, sae.safetensors               topk, and transcoders of it
-Gemma Scope    params.npz, or params.safetensors + config.json   jumprelu, read only
+SAELens               a folder: cfg.json, sae_weights.safetensors      every architecture it has
+sparsify              a folder: cfg.json, sae.safetensors              topk, and transcoders of it
+dictionary_learning   a folder: config.json, ae.pt                     every architecture it has
+Gemma Scope           params.npz, or params.safetensors + config.json  jumprelu, read only
 
 What a file says that no dictionary here can be, or a dictionary is that a file cannot say, is an
 error that names the field. Nothing is unpickled.
@@ -17,17 +18,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.sae import _torch_files
+from jaxplain.sae._batch_topk import batch_topk
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._gated import gated
 from jaxplain.sae._jumprelu import jumprelu
+from jaxplain.sae._matryoshka import matryoshka
 from jaxplain.sae._relu import relu
 from jaxplain.sae._topk import topk
 from jaxplain.sae._transcoder import transcoder
 
 __all__ = [
+    "load_dictionary_learning",
     "load_gemma_scope",
     "load_saelens",
     "load_sparsify",
+    "save_dictionary_learning",
     "save_saelens",
     "save_sparsify",
 ]
@@ -205,10 +211,7 @@ def load_saelens(folder: str | os.PathLike[str]) -> Loaded:
     if factor:  # of the codes, before they are decoded
         params["W_dec"] = params["W_dec"] * params.pop("scaling_factor")[:, None]
     if config.get("rescale_acts_by_decoder_norm"):
-        norms = jnp.linalg.norm(params["W_dec"], axis=-1)
-        params["W_enc"] = params["W_enc"] * norms[None]
-        params["b_enc"] = params["b_enc"] * norms
-        params["W_dec"] = params["W_dec"] / jnp.where(norms > 0, norms, 1)[:, None]
+        params = _with_unit_norms(params)
     if is_transcoder:
         dictionary = transcoder(dictionary, has_skip=has_skip)
     return dictionary, params
@@ -323,6 +326,181 @@ def load_sparsify(folder: str | os.PathLike[str]) -> Loaded:
     return dictionary, params
 
 
+# The classes of dictionary_learning: names of our parameters in its files, turned or not.
+_LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
+_LEARNING: dict[str, dict[str, str]] = {
+    "AutoEncoder": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
+    "AutoEncoderNew": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "decoder.bias"},
+    "AutoEncoderTopK": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec"},
+    "BatchTopKSAE": {
+        **_LINEAR,
+        "b_enc": "encoder.bias",
+        "b_dec": "b_dec",
+        "threshold": "threshold",
+    },
+    "GatedAutoEncoder": {
+        **_LINEAR,
+        "b_gate": "gate_bias",
+        "b_mag": "mag_bias",
+        "r_mag": "r_mag",
+        "b_dec": "decoder_bias",
+    },
+    "JumpReluAutoEncoder": {n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")},
+    "MatryoshkaBatchTopKSAE": {n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")},
+}
+
+
+def save_dictionary_learning(
+    folder: str | os.PathLike[str], dictionary: Dictionary, params: Params
+) -> None:
+    """Writes a dictionary as dictionary_learning reads it: config.json, and ae.pt for `torch.load`.
+
+    Its class of a centred `relu` has decoder rows of norm 1, and makes them so when it is read:
+    codes are there by the norm of their row larger.
+
+    Args:
+        folder: made where it is missing; files of these names in it are replaced.
+        dictionary: what the parameters are of.
+        params: its parameters.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ValueError: dictionary_learning has no such architecture.
+
+    Example:
+        >>> import jax, tempfile
+        >>> from jaxplain import sae
+        >>> dictionary = sae.matryoshka(latents=32, k=4, sizes=(8, 32))
+        >>> h = jax.random.normal(jax.random.key(0), (100, 8))
+        >>> params = dictionary.init(jax.random.key(1), h)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sae.formats.save_dictionary_learning(folder, dictionary, params)
+        ...     again, same = sae.formats.load_dictionary_learning(folder)
+        >>> again.about["sizes"], bool((same["W_dec"] == params["W_dec"]).all())
+        ([8, 32], True)
+
+    References:
+        dictionary_learning 0.1.0: https://github.com/saprmarks/dictionary_learning
+    """
+    about = dictionary.about
+    kind, is_centred = about.get("architecture"), about.get("is_centred")
+    name = {
+        ("relu", True): "AutoEncoder",
+        ("relu", False): "AutoEncoderNew",
+        ("p_annealed", True): "AutoEncoder",
+        ("p_annealed", False): "AutoEncoderNew",
+        ("gated", True): "GatedAutoEncoder",
+        ("topk", True): "AutoEncoderTopK",
+        ("batch_topk", True): "BatchTopKSAE",
+        ("matryoshka", True): "MatryoshkaBatchTopKSAE",
+        ("jumprelu", False): "JumpReluAutoEncoder",
+    }.get((str(kind), bool(is_centred)))
+    other = [n for n in ("is_transcoder", "is_crosscoder") if about.get(n)]
+    if name is None or other:
+        what = f"{kind} with {', '.join(other) or f'is_centred={is_centred}'}"
+        raise ValueError(f"dictionary_learning has no class for {what}.")
+    tensors = {}
+    for ours, theirs in _LEARNING[name].items():
+        tensor = np.asarray(params[ours])
+        tensors[theirs] = tensor.T if theirs.endswith(".weight") else tensor
+    latents, width = np.shape(params["W_dec"])
+    trainer: dict[str, Any] = {
+        "dict_class": name,
+        "activation_dim": width,
+        "dict_size": latents,
+    }
+    if "k" in about:
+        trainer["k"] = about["k"]
+        tensors["k"] = np.asarray(about["k"], np.int32)
+    if name == "AutoEncoderTopK":
+        tensors["threshold"] = np.asarray(-1, np.float32)  # which means none
+    if name == "MatryoshkaBatchTopKSAE":
+        sizes = np.diff([0, *about["sizes"]])
+        tensors["group_sizes"] = np.asarray(sizes, np.int64)
+    contents = {
+        "ae.pt": _torch_files.dump(tensors),
+        "config.json": json.dumps({"trainer": trainer, "buffer": {}}, indent=1).encode(),
+    }
+    _replace(folder, contents)
+
+
+def load_dictionary_learning(folder: str | os.PathLike[str]) -> Loaded:
+    """Reads a dictionary that dictionary_learning wrote, without torch.
+
+    Args:
+        folder: with config.json and ae.pt.
+
+    Returns:
+        `(dictionary, params)`; coefficients, of which the files say nothing, are 0.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged or holds anything but tensors, a tensor is missing or of
+            another shape, or the class is one that no dictionary here is.
+
+    Example:
+        >>> from jaxplain import sae
+        >>> sae.formats.load_dictionary_learning("nowhere")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: there is no file nowhere/config.json
+
+    References:
+        dictionary_learning 0.1.0: https://github.com/saprmarks/dictionary_learning
+    """
+    folder = pathlib.Path(folder)
+    trainer = _settings(folder / "config.json").get("trainer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    name = trainer.get("dict_class")
+    if name not in _LEARNING:
+        raise ValueError(
+            f"config.json has dict_class = {name!r}, which no dictionary here is: there are "
+            f"{', '.join(_LEARNING)}"
+        )
+    tensors = _torch_files.load(folder / "ae.pt")
+    names = _LEARNING[name]
+    turned = {
+        ours: tensors[theirs].T if theirs.endswith(".weight") else tensors[theirs]
+        for ours, theirs in names.items()
+        if theirs in tensors
+    }
+    missing = [theirs for ours, theirs in names.items() if ours not in turned]
+    if missing:
+        raise ValueError(f"ae.pt has no {', '.join(missing)}, only {', '.join(sorted(tensors))}")
+    if turned["W_enc"].ndim != 2:
+        raise ValueError(f"{names['W_enc']} has the shape {turned['W_enc'].shape}, and no two axes")
+    width, latents = turned["W_enc"].shape
+    vector, one = (latents,), turned.get("threshold", np.zeros(())).ndim == 0
+    shapes = dict.fromkeys(names, vector) | {
+        "W_enc": (width, latents),
+        "W_dec": (latents, width),
+        "b_dec": (width,),
+    }
+    if "threshold" in names and one:
+        shapes["threshold"] = ()
+    params = _checked(turned, shapes)
+    k = trainer.get("k", tensors.get("k"))
+    if name == "AutoEncoder":  # which its library gives unit norms when it is read
+        return relu(latents, 0.0), _with_unit_norms(params)
+    if name == "AutoEncoderNew":
+        return relu(latents, 0.0, is_centred=False), params
+    if name == "GatedAutoEncoder":
+        return gated(latents, 0.0), params
+    if name == "JumpReluAutoEncoder":
+        return jumprelu(latents, 0.0), params
+    if k is None:
+        raise ValueError(f"neither config.json nor ae.pt has the k of {name}.")
+    if name == "AutoEncoderTopK":
+        return topk(latents, int(k)), params
+    params["threshold"] = jnp.maximum(params["threshold"], 0)  # -1 means none
+    if name == "BatchTopKSAE":
+        return batch_topk(latents, int(k)), params
+    sizes = np.cumsum(tensors.get("group_sizes", np.array([latents])))
+    return matryoshka(latents, int(k), sizes=sizes.tolist()), params
+
+
 def load_gemma_scope(path: str | os.PathLike[str]) -> Loaded:
     """Reads a dictionary of Gemma Scope 1 or 2.
 
@@ -409,14 +587,19 @@ def _safetensors() -> Any:
 def _write(
     folder: str | os.PathLike[str], config: dict, name: str, tensors: dict[str, np.ndarray]
 ) -> None:
-    """Both files, each in place of the old one only when it is whole."""
-    library, folder = _safetensors(), pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    library = _safetensors()
     whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
     contents = {
         name: library.numpy.save(whole),
         "cfg.json": json.dumps(config, indent=1).encode(),
     }
+    _replace(folder, contents)
+
+
+def _replace(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Files, each in place of the old one only when it is whole."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
         part = folder / f".{file}.part"
         try:
@@ -429,21 +612,41 @@ def _write(
 def _read(
     folder: str | os.PathLike[str], settings: str, weights: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    folder = pathlib.Path(folder)
-    for name in (settings, weights):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"there is no file {folder / name}")
+    config, weights_file = (
+        _settings(pathlib.Path(folder) / settings),
+        pathlib.Path(folder) / weights,
+    )
+    if not weights_file.is_file():
+        raise FileNotFoundError(f"there is no file {weights_file}")
     library = _safetensors()
     try:
-        config = json.loads((folder / settings).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / settings} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / settings} holds no settings, but a {type(config).__name__}")
-    try:
-        return config, library.numpy.load_file(folder / weights)
+        return config, library.numpy.load_file(weights_file)
     except library.SafetensorError as error:
-        raise ValueError(f"{folder / weights} is not a safetensors file: {error}") from error
+        raise ValueError(f"{weights_file} is not a safetensors file: {error}") from error
+
+
+def _settings(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings, but a {type(config).__name__}")
+    return config
+
+
+def _with_unit_norms(params: Params) -> Params:
+    """The same reconstructions with decoder rows of norm 1: codes are larger by what these were."""
+    norms = jnp.linalg.norm(params["W_dec"], axis=-1)
+    norms = jnp.where(norms > 0, norms, 1)
+    return {
+        **params,
+        "W_enc": params["W_enc"] * norms[None],
+        "b_enc": params["b_enc"] * norms,
+        "W_dec": params["W_dec"] / norms[:, None],
+    }
 
 
 def _checked(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any]) -> Params:

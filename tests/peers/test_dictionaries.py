@@ -78,6 +78,26 @@ def test_files_of_saelens_both_ways(name, tmp_path):
     np.testing.assert_allclose(again[1], h_hat, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_files_of_dictionary_learning_both_ways(name, tmp_path):
+    from dictionary_learning.utils import load_dictionary
+
+    dictionary, params = made(name)
+    codes, h_hat = ours(dictionary, params)
+    if name == "relu":  # their class makes decoder rows of norm 1
+        codes = codes * jnp.linalg.norm(params["W_dec"], axis=-1)[None]
+    sae.formats.save_dictionary_learning(tmp_path, dictionary, params)
+    theirs, _ = load_dictionary(str(tmp_path), "cpu")
+    batch = torch.tensor(np.asarray(H))
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs.encode(batch), codes, atol=1e-5)
+        np.testing.assert_allclose(theirs.decode(theirs.encode(batch)), h_hat, atol=2e-5)
+    torch.save(theirs.state_dict(), tmp_path / "ae.pt")
+    again = ours(*sae.formats.load_dictionary_learning(tmp_path))
+    np.testing.assert_allclose(again[0], codes, atol=1e-5)
+    np.testing.assert_allclose(again[1], h_hat, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["relu", "topk"])
 def test_losses_of_saelens(name):
     """The coefficients are the same numbers."""

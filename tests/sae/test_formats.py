@@ -1,6 +1,9 @@
 """Files of other libraries: what is written is read again, what cannot be said is named."""
 
 import json
+import pathlib
+import pickle
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxplain import sae
-from jaxplain.sae import formats
+from jaxplain.sae import _torch_files, formats
 
 LATENTS, WIDTH, OUTPUTS = 24, 6, 4
 H = jax.random.normal(jax.random.key(0), (50, WIDTH))
@@ -133,6 +136,65 @@ def test_sparsify(kind, tmp_path):
     assert load_file(tmp_path / "sae.safetensors")["encoder.weight"].shape == (LATENTS, WIDTH)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_dictionary_learning(name, tmp_path):
+    centred = PLAIN[name]()
+    params = moved(centred.init(jax.random.key(1), H))
+    formats.save_dictionary_learning(tmp_path, centred, params)
+    again, found = formats.load_dictionary_learning(tmp_path)
+    if name in ("relu", "p_annealed"):  # of which their class makes rows of norm 1
+        norms = jnp.linalg.norm(params["W_dec"], axis=-1)
+        params = {
+            **params,
+            "W_dec": params["W_dec"] / norms[:, None],
+            "W_enc": params["W_enc"] * norms[None],
+            "b_enc": params["b_enc"] * norms,
+        }
+    same(centred, params, again, found)
+    expected = "relu" if name == "p_annealed" else name.split(",")[0]
+    assert again.about["architecture"] == expected
+    assert again.about.get("sizes") == centred.about.get("sizes")
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_run(tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "run",))
+
+    dictionary = PLAIN["topk"]()
+    formats.save_dictionary_learning(tmp_path, dictionary, dictionary.init(jax.random.key(1), H))
+    whole = (tmp_path / "ae.pt").read_bytes()
+    for content, message in (
+        (pickle.dumps({"k": Bad()}), r"holds .*getattr|holds pathlib"),
+        (pickle.dumps({"k": 3}), "holds no dict of tensors"),
+        (pickle.dumps(3), "holds no dict of tensors"),
+        (b"not a pickle", "is not a file of torch.save that is whole"),
+    ):
+        with zipfile.ZipFile(tmp_path / "ae.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+        with pytest.raises(ValueError, match=message):
+            formats.load_dictionary_learning(tmp_path)
+    assert not (tmp_path / "run").exists()
+    for damaged in (whole[: len(whole) // 2], b"", pickle.dumps({"k": 3})):
+        (tmp_path / "ae.pt").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is not a file of torch\.save that is whole"):
+            formats.load_dictionary_learning(tmp_path)
+    (tmp_path / "config.json").write_text('{"trainer": {"dict_class": "CrossCoder"}}')
+    with pytest.raises(ValueError, match="dict_class = 'CrossCoder', which no dictionary here is"):
+        formats.load_dictionary_learning(tmp_path)
+
+
+def test_tensors_that_reach_beyond_their_numbers():
+    storage = np.arange(6.0)
+    np.testing.assert_array_equal(
+        _torch_files._tensor(storage, 1, (2, 2), (1, 2)), [[1, 3], [2, 4]]
+    )
+    assert _torch_files._tensor(storage, 0, (0, 3), (3, 1)).shape == (0, 3)
+    for offset, shape, strides in ((0, (7,), (1,)), (3, (2, 2), (2, 1)), (-1, (2,), (1,))):
+        with pytest.raises(ValueError, match="reaches beyond"):
+            _torch_files._tensor(storage, offset, shape, strides)
+
+
 def test_gemma_scope(tmp_path):
     dictionary = sae.jumprelu(LATENTS, 0.1)
     params = moved(dictionary.init(jax.random.key(1), H))
@@ -225,6 +287,12 @@ def test_what_a_format_cannot_say(tmp_path):
     for save, dictionary, sample, message in (
         (formats.save_saelens, sae.crosscoder(relu), jnp.stack(pair, 1), "for crosscoder"),
         (formats.save_saelens, sae.transcoder(topk), pair, "for transcoders of topk"),
+        (
+            formats.save_dictionary_learning,
+            sae.crosscoder(relu),
+            jnp.stack(pair, 1),
+            "no class for",
+        ),
         (formats.save_sparsify, relu, H, "sparsify has topk alone, and no relu"),
         (formats.save_sparsify, sae.topk(LATENTS, 3, is_centred=False), H, "no is_centred=False"),
     ):
