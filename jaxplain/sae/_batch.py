@@ -69,6 +69,11 @@ def _least(values: jax.Array, threshold: jax.Array) -> jax.Array:
 def chosen(pre: jax.Array, k: int) -> Chosen:
     """The k B largest of (B, F) pre-activations, which are known: the sparse form."""
     batch, latents = pre.shape
+    if batch * latents >= 2**31:
+        raise ValueError(
+            f"a batch of {batch} rows and {latents} latents has more than 2^31 pre-activations, "
+            "which int32 cannot number: take smaller batches."
+        )
     count = min(CANDIDATES * k, latents)
     offered = _kernels.kept(_kernels.top_k(pre, count))
     threshold = kth_largest(offered.values, k * batch)
@@ -95,9 +100,12 @@ def chosen(pre: jax.Array, k: int) -> Chosen:
     return Chosen(Sparse(packs(values), packs(indices)), packs(rows), least)
 
 
-def settled(params: Params, previous: Params, report: Report, status: Status) -> Params:
+def settled(params: Params, previous: Params, report: Report, status: Status) -> tuple[Params, Any]:
     """The running mean of the thresholds of batches; one that kept nothing leaves it as it is."""
-    old, least = previous["threshold"], report.own["least_kept"].astype(jnp.float32)
-    rate = jnp.maximum(RATE, 1 / (1 + jnp.asarray(status.step, old.dtype)))
+    old, least = previous["threshold"], report.own["least_kept"]
+    seen = status.memory["batches"] if status.memory else jnp.zeros((), jnp.int32)
+    rate = jnp.maximum(RATE, 1 / (1 + seen.astype(old.dtype)))
     moved = old + rate * (least.astype(old.dtype) - old)
-    return {**params, "threshold": jnp.where(jnp.isfinite(least), moved, old)}
+    counts = jnp.isfinite(least)
+    memory = {"batches": seen + counts.astype(jnp.int32)} if status.memory else status.memory
+    return {**params, "threshold": jnp.where(counts, moved, old)}, memory

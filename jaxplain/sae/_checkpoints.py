@@ -1,5 +1,6 @@
 """Runs that go on after a kill: orbax writes a checkpoint aside and renames it when it is whole."""
 
+import hashlib
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -79,9 +80,15 @@ def latest(checkpoints: Checkpoints, like: State) -> tuple[State, list[dict[str,
     theirs = found["about"]["about"]
     for name, value in checkpoints.about.items():
         if theirs.get(name) != value:
+            what = (
+                "a step is another program: an option of the dictionary, of the optimiser or of "
+                "training, or jax itself, is not what it was"
+                if name == "step"
+                else f"{name} was {theirs.get(name)}, but is now {value}"
+            )
             raise ValueError(
-                f"the checkpoints are of another run: {name} was {theirs.get(name)}, but is now "
-                f"{value}. Go on with what it was, or take another folder"
+                f"the checkpoints are of another run: {what}. Go on with what it was, or take "
+                "another folder"
             )
     plain = _plain(like)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), plain)
@@ -100,6 +107,13 @@ def latest(checkpoints: Checkpoints, like: State) -> tuple[State, list[dict[str,
 def _plain(state: State) -> dict[str, jax.Array]:
     """The arrays of a state by number: optimisers' states are trees of any kind."""
     return {f"{k:06d}": jnp.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def digest(step: Any, state: State, sample: Any, batch_size: int | None) -> str:
+    """What stands for all options of a dictionary, an optimiser and of training: the program."""
+    rows = lambda leaf: leaf if batch_size is None else leaf[:batch_size]
+    text = step.lower(state, jax.tree.map(rows, sample)).as_text()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def described(about: Any, state: State, key: jax.Array, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import checks
+from jaxplain import checks, trees
+from jaxplain.sae import _ground, _stored
 from jaxplain.sae._dictionary import Dictionary, Params
 
 BATCH = 4096
@@ -119,15 +120,18 @@ def evaluate(
         small norm the weight of all others.
     """
     sequence_length = checks.integer(sequence_length, "sequence_length")
+    is_pair = bool(dictionary.about.get("is_transcoder"))
+    axes = 3 if dictionary.about.get("is_crosscoder") else 2
 
     @jax.jit
     def rows_of(params: Params, batch: Any, centre: Any) -> tuple[Any, Any, Any]:
-        inputs, targets = batch if isinstance(batch, tuple) else (batch, batch)
+        inputs, targets = batch if is_pair else (batch, batch)
         codes = dictionary.encode(params, inputs)
         skips = "W_skip" in params
         h_hat = dictionary.decode(params, codes, *([inputs] if skips else []))
         n = targets.shape[0]
-        h, h_hat = (a.reshape(n, -1).astype(jnp.float32) for a in (targets, h_hat))
+        dtype = trees.wide_dtype(targets.dtype)
+        h, h_hat = (a.reshape(n, -1).astype(dtype) for a in (targets, h_hat))
         from_centre = h - centre.reshape(1, -1)
         product = jnp.sum(h * h_hat, axis=-1)
         norms = jnp.linalg.norm(h, axis=-1) * jnp.linalg.norm(h_hat, axis=-1)
@@ -148,10 +152,15 @@ def evaluate(
     moments: Any = 0.0
     shift: Any = 0.0
     fired: Any = 0.0
-    for batch in _batches(source, sequence_length):
-        targets = batch[1] if isinstance(batch, tuple) else batch
+    for batch in _batches(source, sequence_length, is_pair):
+        targets = batch[1] if is_pair else batch
+        if targets.ndim != axes:
+            raise ValueError(
+                f"a batch holds rows of shape ({'n, M, d' if axes == 3 else 'n, d'}), but has the "
+                f"shape {targets.shape}."
+            )
         if centre is None:  # near the mean, so that nothing is lost in differences
-            centre = jnp.mean(targets.reshape(len(targets), -1).astype(jnp.float32), axis=0)
+            centre = jnp.mean(_ground.wide(targets).reshape(len(targets), -1), axis=0)
         per_row, vectors, active = jax.device_get(rows_of(params, batch, centre))
         fired = fired + np.asarray(active, np.float64)
         for name, values in per_row.items():
@@ -221,6 +230,8 @@ def loss_recovered(
     References:
         Bricken et al., "Towards Monosemanticity", 2023; the floors are those of SAEBench.
     """
+    if dictionary.about.get("is_transcoder"):
+        raise ValueError("loss_recovered is for dictionaries that reconstruct what they encode.")
     mean = jnp.asarray(mean)
 
     @jax.jit
@@ -288,7 +299,9 @@ def max_cosines(left: Any, right: Any = None) -> np.ndarray:
     best = np.empty(len(a))
     for start in range(0, len(a), 1024):  # a part at a time: F^2 numbers may be too many
         cosines = a[start : start + 1024] @ b.T
-        if right is None:
+        if right is None and len(a) == 1:
+            cosines[:] = np.nan  # there is no other
+        elif right is None:
             own = np.arange(len(cosines))
             cosines[own, start + own] = -1
         best[start : start + 1024] = cosines.max(axis=1)
@@ -329,11 +342,10 @@ def _fvu(
     return Measured(float(value), float(error_of))
 
 
-def _batches(source: Any, sequence_length: int) -> Iterator[Any]:
-    is_array = hasattr(source, "shape") or (
-        isinstance(source, tuple) and all(hasattr(part, "shape") for part in source)
-    )
-    if is_array:
+def _batches(source: Any, sequence_length: int, is_pair: bool) -> Iterator[Any]:
+    if isinstance(source, _stored.Stored):
+        source = source.in_order()
+    if hasattr(source, "shape") or (is_pair and isinstance(source, tuple)):
         n = len(jax.tree.leaves(source)[0])
         size = max(BATCH // sequence_length, 1) * sequence_length
         parts: Any = (

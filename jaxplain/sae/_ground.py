@@ -53,9 +53,14 @@ def bias(params: Params, is_centred: bool, name: str = "b_enc") -> jax.Array:
 
 def split(batch: Any, is_centred: bool) -> tuple[jax.Array, jax.Array, bool]:
     """Inputs, targets, and whether b_dec is taken from the inputs: never where the two differ."""
-    if isinstance(batch, Pair):
-        return batch.inputs, batch.targets, False
-    return batch, batch, is_centred
+    inputs, targets = batch if isinstance(batch, Pair) else (batch, batch)
+    for rows in (inputs, targets):
+        if jnp.ndim(rows) != 2:
+            raise ValueError(
+                f"a batch holds rows of shape (n, d), but has the shape {jnp.shape(rows)}: make "
+                "rows of it, `h.reshape(-1, h.shape[-1])`."
+            )
+    return inputs, targets, is_centred and not isinstance(batch, Pair)
 
 
 # ---------------------------------------------------------------------------- encode, decode, error

@@ -96,8 +96,11 @@ def nested(
     def after(
         params: Params, previous: Params, report: Report, status: Status
     ) -> tuple[Params, Any]:
-        params = _batch.settled(_ground.renormalised(params), previous, report, status)
-        return params, status.memory
+        return _batch.settled(_ground.renormalised(params), previous, report, status)
+
+    def memory(params: Params) -> Any:
+        del params
+        return {"batches": jnp.zeros((), jnp.int32)}  # that the threshold is the mean of
 
     return Dictionary(
         init,
@@ -106,6 +109,7 @@ def nested(
         loss,
         _ground.project_gradient,
         after,
+        memory,
         latents=latents,
         revives=True,
         about={

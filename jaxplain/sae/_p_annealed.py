@@ -25,7 +25,7 @@ def p_annealed(
     last_p: float = 0.2,
     stages: int = 10,
     start: float = 0.2,
-    end: float = 1.0,
+    end: float = 0.9,
     is_centred: bool = True,
 ) -> Dictionary:
     """A dictionary whose penalty comes nearer to the number of active latents as it is trained.

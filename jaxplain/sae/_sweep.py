@@ -158,6 +158,9 @@ def sweep(
         if (t + 1) % record_every == 0 or t + 1 == steps:
             records.append(jax.device_get(metrics))
             at.append(t + 1)
+    clash = sorted(set(arrays) & set(records[0]))
+    if clash:
+        raise ValueError(f"settings have names that metrics have: {', '.join(clash)}.")
     history = {name: np.stack([r[name] for r in records], axis=1) for name in records[0]}
     history["step"] = np.array(at)
     given = {name: np.asarray(value) for name, value in arrays.items()}

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxplain import checks
-from jaxplain.sae import _checkpoints, _stored
+from jaxplain.sae import _checkpoints, _ground, _stored
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._training import State, training
 
@@ -68,14 +69,14 @@ def train(
         steps: how many steps the run has, with those that `state` has taken.
         batch_size: rows of a batch, for an array; at most n.
         state: of an earlier run, to go on from; the source must be the same. (An iterable goes on
-            from where it is.) It is used up.
+            from where it is.)
         sparsity_warm_up: see `jaxplain.sae.training`, as the next three.
         dead_after: after how many examples without firing a latent is dead.
         average: the decay of a moving average of the parameters.
         compute_dtype: of the matrix products.
         resample_every: after every so many steps, but not in the last fifth of the run, dead
-            latents start anew, from the examples of a batch that are explained worst. Never unless
-            given.
+            latents start anew, from the examples of a batch that are explained worst, and their
+            moments from 0: for optimisers whose state holds moments. Never unless given.
         record_every: metrics are taken from the device every so many steps, and at the last one.
         on_record: called with the metrics then, as numbers; to show progress, or to stop by an
             exception, after which the state is lost but for the checkpoint.
@@ -134,13 +135,28 @@ def train(
     sample, batch_at = _batches(source, for_data, batch_size, 0 if state is None else 1)
     if state is None:
         state = run.init(dictionary.init(for_start, sample))
+    elif (state.average is None) != (average is None):
+        raise ValueError(
+            f"the state is of a run {'without' if state.average is None else 'with'} an average of "
+            f"the parameters, but average is {average}."
+        )
+    else:
+        state = jax.tree.map(jnp.copy, state)  # the steps are donated theirs
+    if resample_every:
+        _check_resampling(dictionary, optimizer, state)
     step = jax.jit(run.step, donate_argnums=0)
     renew = jax.jit(run.resample, donate_argnums=1)
     records: list[dict[str, float]] = []
     saved = None
     if checkpoint is not None:
         about = _checkpoints.described(
-            dictionary.about, state, key, steps=steps, batch_size=batch_size
+            dictionary.about,
+            state,
+            key,
+            steps=steps,
+            batch_size=batch_size,
+            resample_every=resample_every,
+            step=_checkpoints.digest(step, state, sample, batch_size),
         )
         saved = _checkpoints.open_folder(checkpoint, about, resume)
         state, records = _checkpoints.latest(saved, state) or (state, records)
@@ -164,6 +180,8 @@ def train(
     if saved is not None:
         saved.manager.close()
     params = state.params if state.average is None else state.average
+    if state.average is not None and dictionary.before is _ground.project_gradient:
+        params = _ground.renormalised(params)  # a mean of directions is shorter than they are
     names = records[0] if records else {}
     return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
 
@@ -184,12 +202,28 @@ def _batches(
     leaves = source if isinstance(source, tuple) else (source,)
     if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
         return _of_arrays(leaves, source, key, batch_size)
-    if not isinstance(source, Iterable):
+    if not isinstance(source, Iterable) or isinstance(source, tuple):
         raise TypeError(
-            "source must be activations, a function `key -> batch` or an iterable of batches, but "
-            f"is a {type(source).__name__}."
+            "source must be activations, a function `key -> batch`, a `jaxplain.sae.stored` or an "
+            f"iterable of batches, but is a {type(source).__name__}."
         )
     return _of_iterable(iter(source), step)
+
+
+def _check_resampling(dictionary: Dictionary, optimizer: Any, state: State) -> None:
+    """Raises ValueError, before the run, where latents could not start anew in it."""
+    if dictionary.about.get("is_transcoder") or dictionary.about.get("is_crosscoder"):
+        raise ValueError("resample_every is for dictionaries of one value.")
+    if int(state.step):
+        return
+    starts: list[jax.Array] = []
+    with contextlib.suppress(TypeError, ValueError):  # of those that `resample` itself refuses
+        optax.tree.map_params(optimizer, starts.append, state.optimizer)
+    if any(bool(jnp.any(leaf != 0)) for leaf in starts):
+        raise ValueError(
+            "resample_every sets the state of the optimiser for latents that start anew to 0, but "
+            "that of this one does not start from 0: take one of moments, such as optax.adam."
+        )
 
 
 def _of_arrays(

@@ -118,22 +118,25 @@ def training(
         raise TypeError(f"optimizer must be optax's, such as optax.adam, but is {optimizer!r}.")
     if steps is not None:
         steps = checks.integer(steps, "steps")
+    elif dictionary.about.get("architecture") == "p_annealed":
+        raise ValueError("p falls along the run: training a p_annealed dictionary needs steps=.")
     sparsity_warm_up = checks.integer(sparsity_warm_up, "sparsity_warm_up", minimum=0)
     dead_after = checks.integer(dead_after, "dead_after")
     if average is not None:
         checks.number(average, "average", at_least=0, below=1)
 
     def init(params: Params) -> State:
-        params = jax.tree.map(jnp.copy, params)  # a donated step would delete those of the caller
-        return State(
+        state = State(
             params,
             optimizer.init(params),
             dictionary.memory(params),
-            None if average is None else jax.tree.map(jnp.copy, params),
+            None if average is None else params,
             jnp.zeros(dictionary.latents, jnp.int32),
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.int32),
         )
+        # Of its own, each number once: a donated step would delete what the caller holds too.
+        return jax.tree.map(jnp.copy, state)
 
     def are_dead(state: State) -> jax.Array:
         return state.silent >= min(dead_after, MOST_TOKENS)
@@ -166,7 +169,7 @@ def training(
             else without()
         )
         size = trees.norm(gradient)
-        is_finite = jnp.isfinite(value) & jnp.isfinite(size)
+        is_finite = jnp.isfinite(value) & jnp.isfinite(size) & trees.finite(batch)
 
         def moved(state: State) -> State:
             direction = dictionary.before(state.params, gradient)
@@ -176,7 +179,7 @@ def training(
                 jax.tree.map(add, state.params, updates), state.params, report, status
             )
             silent = jnp.where(report.fired, 0, jnp.minimum(state.silent + examples, MOST_TOKENS))
-            averaged = _averaged(state.average, new, average)
+            averaged = _averaged(state.average, new, average, state.step)
             return State(new, own, memory, averaged, silent, state.step, state.skipped)
 
         # A choice between all old and all new numbers by `where` would keep both of each.
@@ -202,9 +205,21 @@ def training(
         params = _resampling.resampled(key, dictionary, state.params, batch, dead)
         anew = _resampling.of_latents(params, dead)
         forget = lambda moment, mask: jnp.where(mask, 0, moment)
-        own = optax.tree.map_params(optimizer, forget, state.optimizer, anew)
+        try:
+            own = optax.tree.map_params(optimizer, forget, state.optimizer, anew)
+            jax.tree.map(_same_shape, own, state.optimizer)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "resampling sets the moments of latents that start anew to zero, but the state of "
+                f"this optimiser is no tree of moments like the parameters ({error}). Take one "
+                "such as optax.adam, or no resampling"
+            ) from error
+        averaged = state.average
+        if averaged is not None:
+            take = lambda old, new, mask: jnp.where(mask, new, old)
+            averaged = jax.tree.map(take, averaged, params, anew)
         silent = jnp.where(dead, 0, state.silent)
-        return state._replace(params=params, optimizer=own, silent=silent)
+        return state._replace(params=params, optimizer=own, average=averaged, silent=silent)
 
     return Training(init, step, resample)
 
@@ -221,7 +236,21 @@ def _(size: int, batched: Any, flags: jax.Array) -> tuple[jax.Array, bool]:
     return _any_of_all(flags), False
 
 
-def _averaged(old: Any, new: Params, decay: Any) -> Any:
+def _averaged(old: Any, new: Params, decay: Any, step: jax.Array) -> Any:
+    """The moving average; the mean of what there was while the steps are few, not of the start.
+
+    A threshold of whole batches is a mean already.
+    """
     if old is None:
         return None
-    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), old, new)
+    rate = jnp.maximum(1 - decay, 1 / (1 + step.astype(float)))
+    moved = lambda old, new: old + rate.astype(old.dtype) * (new - old)
+    averaged = jax.tree.map(moved, old, new)
+    if "threshold" in new and new["threshold"].ndim == 0:
+        averaged["threshold"] = new["threshold"]
+    return averaged
+
+
+def _same_shape(new: Any, old: Any) -> None:
+    if jnp.shape(new) != jnp.shape(old):
+        raise ValueError(f"a leaf of the shape {jnp.shape(old)} is of no parameter")

@@ -95,6 +95,7 @@ def save_saelens(
     """
     about = dictionary.about
     kind = about.get("architecture")
+    _check_params(dictionary, params)
     if kind not in _SAELENS or about.get("is_crosscoder"):
         what = "crosscoder" if about.get("is_crosscoder") else kind
         raise ValueError(f"SAELens has no architecture for {what}.")
@@ -212,6 +213,8 @@ def load_saelens(folder: str | os.PathLike[str]) -> Loaded:
         params["W_dec"] = params["W_dec"] * params.pop("scaling_factor")[:, None]
     if config.get("rescale_acts_by_decoder_norm"):
         params = _with_unit_norms(params)
+    if "threshold" in params:  # they multiply ReLU(pre): below 0 nothing is active
+        params["threshold"] = jnp.maximum(params["threshold"], 0)
     if is_transcoder:
         dictionary = transcoder(dictionary, has_skip=has_skip)
     return dictionary, params
@@ -252,6 +255,7 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
         raise ValueError(f"sparsify has topk alone, and no {about.get('architecture')}.")
     if not about["is_centred"] and not is_transcoder:
         raise ValueError("sparsify takes b_dec from what it encodes, and has no is_centred=False.")
+    _check_params(dictionary, params)
     arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
     width, latents = arrays["W_enc"].shape
     tensors = {
@@ -320,8 +324,15 @@ def load_sparsify(folder: str | os.PathLike[str]) -> Loaded:
     params = _checked(tensors, shapes)
     params["W_enc"] = params.pop("encoder.weight").T
     params["b_enc"] = params.pop("encoder.bias")
+    if not isinstance(config.get("k"), int):
+        raise ValueError("cfg.json has no integer k.")
     dictionary = topk(latents, config["k"])
-    if config.get("transcode") or has_skip:
+    if has_skip and not config.get("transcode"):
+        raise ValueError(
+            "cfg.json has skip_connection and not transcode: b_dec is then taken from what is "
+            "encoded, and no dictionary here with a skip does that"
+        )
+    if config.get("transcode"):
         dictionary = transcoder(dictionary, has_skip=has_skip)
     return dictionary, params
 
@@ -385,6 +396,7 @@ def save_dictionary_learning(
         dictionary_learning 0.1.0: https://github.com/saprmarks/dictionary_learning
     """
     about = dictionary.about
+    _check_params(dictionary, params)
     kind, is_centred = about.get("architecture"), about.get("is_centred")
     name = {
         ("relu", True): "AutoEncoder",
@@ -572,6 +584,20 @@ def load_gemma_scope(path: str | os.PathLike[str]) -> Loaded:
 
 
 # ------------------------------------------------------------------------------------------- files
+
+
+def _check_params(dictionary: Dictionary, params: Params) -> None:
+    """Raises ValueError where the parameters are of another architecture."""
+    kind = dictionary.about.get("architecture")
+    names = {"W_enc", "W_dec", "b_dec"}
+    names |= {"b_gate", "b_mag", "r_mag"} if kind == "gated" else {"b_enc"}
+    names |= {"threshold"} if kind in ("batch_topk", "matryoshka", "jumprelu") else set()
+    names |= {"W_skip"} if dictionary.about.get("has_skip") else set()
+    if set(params) != names:
+        raise ValueError(
+            f"the parameters of {kind} are {', '.join(sorted(names))}, but these are "
+            f"{', '.join(sorted(params))}."
+        )
 
 
 def _safetensors() -> Any:

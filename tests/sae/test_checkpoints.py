@@ -91,6 +91,12 @@ def test_nothing_is_overwritten_and_another_run_is_told(tmp_path):
         ({"steps": 20}, "another run: steps was 12, but is now 20"),
         ({"optimizer": optax.sgd(0.1)}, "another run: state was"),
         ({"batch_size": 8}, "another run: batch_size was 16, but is now 8"),
+        ({"resample_every": 5}, "another run: resample_every was None, but is now 5"),
+        ({"dictionary": sae.jumprelu(24, 0.02, target_l0=3)}, "a step is another program"),
+        ({"dictionary": sae.jumprelu(24, 0.01, target_l0=4)}, "a step is another program"),
+        ({"optimizer": optax.adam(2e-3)}, "a step is another program"),
+        ({"dead_after": 7}, "a step is another program"),
+        ({"average": 0.8}, "a step is another program"),
     ):
         with pytest.raises(ValueError, match=message):
             train(checkpoint=tmp_path, resume=True, **change)

@@ -103,6 +103,13 @@ def test_transcoders_and_crosscoders():
     close(r.squared_error.value, dictionary.loss(params, h)[1].squared_error, rtol=1e-5)
 
 
+def test_a_tuple_of_batches_is_no_pair():
+    h = sequences(0)
+    whole = sae.evaluate(DICTIONARY, PARAMS, h)
+    for batches in ((h[:200], h[200:]), (h[:100], h[100:200], h[200:])):
+        close(sae.evaluate(DICTIONARY, PARAMS, batches).fvu.value, whole.fvu.value, rtol=1e-5)
+
+
 def test_max_cosines():
     left = np.random.default_rng(0).normal(size=(1500, 4))
     right = np.random.default_rng(1).normal(size=(7, 4))
@@ -111,6 +118,7 @@ def test_max_cosines():
     inner = unit(left) @ unit(left).T - 2 * np.eye(1500)
     close(sae.max_cosines(left), inner.max(1))
     assert sae.max_cosines(np.zeros((2, 3)), np.eye(3)).tolist() == [0, 0]
+    assert np.isnan(sae.max_cosines(np.ones((1, 3)))).all()
 
 
 def test_one_sequence_and_what_is_refused():

@@ -281,6 +281,30 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_what_sparsify_files_hold_that_no_dictionary_is(tmp_path):
+    dictionary = sae.transcoder(sae.topk(LATENTS, 3), has_skip=True)
+    params = dictionary.init(jax.random.key(1), (H, H))
+    formats.save_sparsify(tmp_path, dictionary, params)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    for changes, message in (
+        ({"transcode": False}, "skip_connection and not transcode"),
+        ({"k": None}, "has no integer k"),
+        ({"activation": "groupmax"}, "activation = 'groupmax'"),
+    ):
+        (tmp_path / "cfg.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=message):
+            formats.load_sparsify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "save", [formats.save_saelens, formats.save_sparsify, formats.save_dictionary_learning]
+)
+def test_parameters_of_another_architecture(save, tmp_path):
+    params = sae.gated(LATENTS, 0.1).init(jax.random.key(1), H)
+    with pytest.raises(ValueError, match="parameters of topk are W_dec, W_enc, b_dec, b_enc, but"):
+        save(tmp_path, sae.topk(LATENTS, 3), params)
+
+
 def test_what_a_format_cannot_say(tmp_path):
     topk, relu = sae.topk(LATENTS, 3), sae.relu(LATENTS, 0.1)
     pair = (H, H)

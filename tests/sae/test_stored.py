@@ -106,7 +106,7 @@ def test_training_and_evaluating_from_disk_in_bfloat16(tmp_path):
     )
     whole, second = go(20), go(20, go(9).state)
     jax.tree.map(np.testing.assert_array_equal, second.params, whole.params)
-    r = sae.evaluate(dictionary, whole.params, source.in_order(), sequence_length=POSITIONS)
+    r = sae.evaluate(dictionary, whole.params, source, sequence_length=POSITIONS)
     assert r.examples == EXAMPLES * POSITIONS
     assert np.isfinite(r.fvu.value)
 

@@ -82,10 +82,18 @@ def test_the_parameters_of_the_caller_are_left_alone():
     run = sae.training(dictionary, optax.adam(1e-2), average=0.9)
     state, _ = jax.jit(run.step, donate_argnums=0)(run.init(params), h)
     assert np.isfinite(np.asarray(params["W_enc"])).all()  # not deleted
-    moved = state.params["W_enc"] - params["W_enc"]
-    np.testing.assert_allclose(
-        state.average["W_enc"] - params["W_enc"], 0.1 * moved, rtol=1e-3, atol=1e-7
-    )
+    for name, leaf in state.params.items():  # the mean of one
+        np.testing.assert_allclose(state.average[name], leaf, rtol=1e-5, atol=1e-7)
+    first = state.params["W_enc"].copy()
+    state, _ = run.step(state, h)
+    mean = (first + state.params["W_enc"]) / 2
+    np.testing.assert_allclose(state.average["W_enc"], mean, rtol=1e-5, atol=1e-7)
+    for _ in range(20):
+        state, _ = run.step(state, h)
+    before = state.average["W_enc"]
+    state, _ = run.step(state, h)
+    moved = before + 0.1 * (state.params["W_enc"] - before)
+    np.testing.assert_allclose(state.average["W_enc"], moved, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
@@ -101,6 +109,77 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):
     assert int(metrics["skipped"]) == 1
     assert np.isfinite(float(metrics["loss"]))
     assert np.any(np.asarray(again.params["W_enc"]) != np.asarray(state.params["W_enc"]))
+
+
+@pytest.mark.parametrize("implementation", ["sparse", "dense"])
+def test_what_is_not_finite_is_seen_on_every_path(implementation):
+    """Also where a NaN would not be among the entries that are kept."""
+    x = data()
+    for plain in (
+        sae.batch_topk(LATENTS, 3, implementation=implementation),
+        sae.matryoshka(LATENTS, 3, sizes=(8, 32), implementation=implementation),
+        sae.topk(LATENTS, 3, implementation=implementation),
+    ):
+        dictionary = sae.transcoder(plain)
+        run = sae.training(dictionary, optax.sgd(0.1))
+        state = run.init(dictionary.init(KEY, (x, x)))
+        after, metrics = run.step(state, (x.at[3, 2].set(jnp.nan), x))
+        assert int(metrics["skipped"]) == 1
+        leaves_equal(after.params, state.params)
+
+
+def test_the_threshold_is_the_mean_of_batches_that_counted():
+    """One that was skipped before the first does not halve it."""
+    dictionary, h = sae.batch_topk(LATENTS, 3), data()
+    run = sae.training(dictionary, optax.sgd(0.0))
+    state = run.init(dictionary.init(KEY, h))
+    least = dictionary.loss(state.params, h)[1].own["least_kept"]
+    for batch in (h * jnp.nan, h, h):
+        state, _ = run.step(state, batch)
+    np.testing.assert_allclose(state.params["threshold"], least, rtol=1e-6)
+
+
+def test_averages_of_parameters_are_a_dictionary_too():
+    """Of the threshold there is one; directions have norm 1; the start does not linger."""
+    result = sae.train(
+        KEY,
+        sae.batch_topk(LATENTS, 3),
+        data(),
+        optimizer=optax.adam(1e-2),
+        steps=60,
+        batch_size=64,
+        average=0.999,
+    )
+    np.testing.assert_allclose(np.linalg.norm(result.params["W_dec"], axis=-1), 1, rtol=1e-5)
+    assert float(result.params["threshold"]) == float(result.state.params["threshold"]) > 0
+    r = sae.evaluate(sae.batch_topk(LATENTS, 3), result.params, data(2000, seed=5))
+    assert abs(r.l0.value - 3) < 1
+
+
+def test_arrays_of_the_caller_are_not_used_up():
+    h, coefficient = data(), jnp.float32(0.01)
+    rate = jnp.float32(1e-3)
+    for _ in range(2):
+        result = sae.train(
+            KEY,
+            sae.jumprelu(LATENTS, coefficient, target_l0=3),
+            h,
+            optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=rate),
+            steps=2,
+            batch_size=64,
+        )
+    more = sae.train(
+        KEY,
+        sae.jumprelu(LATENTS, coefficient, target_l0=3),
+        h,
+        optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=rate),
+        steps=4,
+        batch_size=64,
+        state=result.state,
+    )
+    assert float(coefficient) == pytest.approx(0.01)
+    assert np.isfinite(np.asarray(result.params["W_enc"])).all()
+    assert int(more.state.step) == 4
 
 
 def test_dead_latents_are_counted_in_examples_and_get_the_auxiliary_loss():
@@ -229,6 +308,11 @@ def test_what_a_sweep_refuses():
             "arrays of one length",
         ),
         (lambda: run({"l1": jnp.ones(2)}), ValueError, "batch_size must be given"),
+        (
+            lambda: run({"l1": jnp.ones(2), "l0": jnp.ones(2)}, batch_size=4),
+            ValueError,
+            "names that metrics have: l0",
+        ),
         (lambda: run({"l1": jnp.ones(2)}, batch_size=4, mapping="p"), ValueError, "mapping must"),
     ):
         with pytest.raises(error, match=message):
@@ -266,6 +350,41 @@ def test_resampling():
     np.testing.assert_array_equal(after.params["b_dec"], state.params["b_dec"])
     with pytest.raises(ValueError, match="for dictionaries of one value"):
         run.resample(KEY, state, (h, h))
+    # Rows that are not finite are never drawn; where all are, nothing starts anew.
+    bad = h.at[1:].set(jnp.nan)
+    after = run.resample(jax.random.key(5), state, bad)
+    direction = h[0] / jnp.linalg.norm(h[0])
+    np.testing.assert_allclose(after.params["W_dec"][:4], np.tile(direction, (4, 1)), rtol=1e-5)
+    leaves_equal(
+        run.resample(KEY, state, h * jnp.nan).params["W_dec"][4:], after.params["W_dec"][4:]
+    )
+    assert np.isfinite(np.asarray(run.resample(KEY, state, h * jnp.nan).params["W_dec"])).all()
+
+
+NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.schedule_free_adamw(1e-3),
+        optax.adafactor(1e-3),
+        optax.masked(optax.adam(1e-3), {name: name != "b_dec" for name in NAMES}),
+    ],
+    ids=["schedule_free", "adafactor", "masked"],
+)
+def test_resampling_with_a_state_of_no_moments_is_refused(optimizer):
+    with pytest.raises(ValueError, match=r"state of the optimiser|state of this optimiser|moments"):
+        sae.train(
+            KEY,
+            sae.relu(LATENTS, 0.1),
+            data(),
+            optimizer=optimizer,
+            steps=10,
+            batch_size=64,
+            resample_every=2,
+            dead_after=64,
+        )
 
 
 # ----------------------------------------------------------------------------------- the loop
@@ -345,7 +464,8 @@ def test_history_average_and_pairs():
     assert result.history["step"].tolist() == [10, 20, 25]
     assert [record["step"] for record in records] == [10, 20, 25]
     assert result.history["fvu"][-1] < result.history["fvu"][0]
-    leaves_equal(result.params, result.state.average)
+    leaves_equal(result.params["W_enc"], result.state.average["W_enc"])
+    np.testing.assert_allclose(np.linalg.norm(result.params["W_dec"], axis=-1), 1, rtol=1e-5)
 
 
 def test_iterables_and_what_is_refused():
@@ -360,6 +480,30 @@ def test_iterables_and_what_is_refused():
         (lambda: train(h, batch_size=1000), ValueError, "but there are 256 activations"),
         (lambda: train((h, h[:3]), batch_size=2), ValueError, "different lengths"),
         (lambda: train(3), TypeError, "source must be activations"),
+        (lambda: train((iter([h]), iter([h]))), TypeError, "source must be activations"),
+        (
+            lambda: train(h, batch_size=4, average=0.9, state=train(h, batch_size=4).state),
+            ValueError,
+            "state is of a run without an average",
+        ),
+        (
+            lambda: sae.training(sae.p_annealed(LATENTS, 0.1), optax.sgd(1.0)),
+            ValueError,
+            "needs steps=",
+        ),
+        (
+            lambda: sae.train(
+                KEY,
+                sae.crosscoder(dictionary),
+                jnp.stack([h, h], 1),
+                steps=2,
+                batch_size=4,
+                optimizer=optax.sgd(1.0),
+                resample_every=1,
+            ),
+            ValueError,
+            "resample_every is for dictionaries of one value",
+        ),
         (lambda: train(h * jnp.nan, batch_size=64), ValueError, "none of 3 steps had a finite"),
         (lambda: train(h, batch_size=4, steps=0), ValueError, "steps must be at least 1"),
         (lambda: train(h, batch_size=4, optimizer=3), TypeError, "optimizer must be optax's"),
