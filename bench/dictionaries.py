@@ -97,7 +97,7 @@ def of_saelens(h: np.ndarray, latents: int, k: int) -> dict[str, Callable[[], An
     batch, found = torch.tensor(h), {}
     for name, (kind, config) in makes.items():
         settings = SAETrainerConfig(
-            total_training_samples=10**9, train_batch_size_samples=len(h), lr=3e-4
+            total_training_samples=10**9, train_batch_size_samples=len(h), lr=3e-4, lr_end=3e-4
         )
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = SAETrainer(settings, kind(config), data_provider=iter(()))
