@@ -94,7 +94,7 @@ def haiku(
     def apply(whole: Any, *inputs: Any) -> Any:
         params, state = (whole["params"], whole["state"]) if has_state else (whole, {})
         try:
-            with hk.intercept_methods(_name_outputs(params)):
+            with hk.intercept_methods(_name_outputs(hk, params)):
                 if not has_state:
                     return call(params, *key, *inputs, **options)
                 output, after = call(params, state, *key, *inputs, **options)
@@ -115,7 +115,7 @@ def haiku(
     return apply, given if has_state else params
 
 
-def _name_outputs(params: Mapping[str, Any]) -> Callable[..., Any]:
+def _name_outputs(hk: Any, params: Mapping[str, Any]) -> Callable[..., Any]:
     """Names what each module returns, for one call of the function.
 
     A lifted function is a function of its own, which names its modules and parameters from the
@@ -156,7 +156,6 @@ def _name_outputs(params: Mapping[str, Any]) -> Callable[..., Any]:
             return output
         return named(output, path(module.module_name, own))
 
-    hk = library("haiku")
     return intercept
 
 

@@ -33,7 +33,7 @@ def fail_with_names(error: Exception, plain: Callable[[], Any]) -> NoReturn:
     """Raises what a call with names failed with, or that it is for the names that it failed."""
     try:
         plain()
-    except Exception:
+    except Exception:  # whatever it is: the model fails by itself, and `error` says with what
         runs = False
     else:
         runs = True

@@ -91,12 +91,10 @@ def latest(checkpoints: Checkpoints, like: State) -> tuple[State, list[dict[str,
                 "another folder"
             )
     plain = _plain(like)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), plain)
-    shapes = jax.tree.map(
-        lambda shape, leaf: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=leaf.sharding),
-        shapes,
-        plain,
-    )
+    shapes = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in plain.items()
+    }
     restored = manager.restore(
         step, args=orbax.args.Composite(state=orbax.args.StandardRestore(shapes))
     )["state"]

@@ -51,6 +51,11 @@ def bias(params: Params, is_centred: bool, name: str = "b_enc") -> jax.Array:
     return own - product(params["b_dec"], params["W_enc"]) if is_centred else own
 
 
+def pre_activations(params: Params, h: jax.Array, is_centred: bool) -> jax.Array:
+    """(n, F): what the encoder makes of rows h."""
+    return plus(product(h, params["W_enc"]), bias(params, is_centred))
+
+
 def split(batch: Any, is_centred: bool) -> tuple[jax.Array, jax.Array, bool]:
     """Inputs, targets, and whether b_dec is taken from the inputs: never where the two differ."""
     inputs, targets = batch if isinstance(batch, Pair) else (batch, batch)

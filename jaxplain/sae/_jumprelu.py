@@ -130,20 +130,16 @@ def jumprelu(
         start = threshold * _scale(_ground.wide(_initial.rows(sample)))
         return {**params, "threshold": jnp.broadcast_to(start, (latents,))}
 
-    def pre_activations(params: Params, rows: jax.Array, takes_bias: bool) -> jax.Array:
-        pre = _ground.product(rows, params["W_enc"])
-        return _ground.plus(pre, _ground.bias(params, takes_bias))
-
     def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
         def codes(rows: jax.Array) -> jax.Array:
-            pi = pre_activations(params, rows, is_centred)
+            pi = _ground.pre_activations(params, rows, is_centred)
             return jnp.where(pi > params["threshold"][None].astype(pi.dtype), pi, 0)
 
         return _ground.encode(params, h, codes, sparse)
 
     def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
-        pi = pre_activations(params, inputs, takes_bias)
+        pi = _ground.pre_activations(params, inputs, takes_bias)
         theta = params["threshold"].astype(pi.dtype)
         scale = _scale(_ground.wide(inputs))
         eps = (bandwidth * jnp.where(scale > 0, scale, 1)).astype(pi.dtype)

@@ -34,9 +34,7 @@ def nested(
 
     def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
         def codes(rows: jax.Array) -> jax.Array:
-            pre = _ground.plus(
-                _ground.product(rows, params["W_enc"]), _ground.bias(params, is_centred)
-            )
+            pre = _ground.pre_activations(params, rows, is_centred)
             return jnp.where(pre > params["threshold"].astype(pre.dtype), jax.nn.relu(pre), 0)
 
         return _ground.encode(params, h, codes, sparse)

@@ -77,8 +77,7 @@ def p_annealed(
         return _initial.tied(key, sample, latents)
 
     def codes_of(params: Params, rows: jax.Array, takes_bias: bool) -> jax.Array:
-        pre = _ground.product(rows, params["W_enc"])
-        return jax.nn.relu(_ground.plus(pre, _ground.bias(params, takes_bias)))
+        return jax.nn.relu(_ground.pre_activations(params, rows, takes_bias))
 
     def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
         return _ground.encode(params, h, lambda rows: codes_of(params, rows, is_centred), sparse)

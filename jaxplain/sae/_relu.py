@@ -67,17 +67,13 @@ def relu(
     def init(key: jax.Array, sample: Any) -> Params:
         return _initial.tied(key, sample, latents, 1.0 if has_unit_norm else FREE_NORM)
 
-    def pre_activations(params: Params, rows: jax.Array, takes_bias: bool) -> jax.Array:
-        pre = _ground.product(rows, params["W_enc"])
-        return _ground.plus(pre, _ground.bias(params, takes_bias))
-
     def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        codes = lambda rows: jax.nn.relu(pre_activations(params, rows, is_centred))
+        codes = lambda rows: jax.nn.relu(_ground.pre_activations(params, rows, is_centred))
         return _ground.encode(params, h, codes, sparse)
 
     def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
-        pre = pre_activations(params, inputs, takes_bias)
+        pre = _ground.pre_activations(params, inputs, takes_bias)
         codes = jax.nn.relu(pre)
         error = _ground.error(params, codes, targets)
         squared = _ground.mean_square(error)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxplain import checks
 from jaxplain.sae._dictionary import Dictionary, Params
-from jaxplain.sae._train import _batches
+from jaxplain.sae._source import batches
 from jaxplain.sae._training import State, training
 
 
@@ -107,10 +107,8 @@ def sweep(
         docs/sae.md.
     """
     checks.key(key)
-    steps, record_every = (
-        checks.integer(steps, "steps"),
-        checks.integer(record_every, "record_every"),
-    )
+    steps = checks.integer(steps, "steps")
+    record_every = checks.integer(record_every, "record_every")
     if mapping not in ("auto", "map", "vmap"):
         raise ValueError(f'mapping must be "auto", "map" or "vmap", but is {mapping!r}.')
     if not isinstance(settings, Mapping) or not settings:
@@ -134,7 +132,7 @@ def sweep(
         )
 
     for_start, for_data = jax.random.split(key)
-    sample, batch_at = _batches(source, for_data, batch_size, 0)
+    sample, batch_at = batches(source, for_data, batch_size)
 
     @jax.jit
     def start(arrays: dict[str, jax.Array], sample: Any) -> State:
@@ -155,12 +153,11 @@ def sweep(
     states, records, at = start(arrays, sample), [], []
     for t in range(steps):
         states, metrics = step(arrays, states, batch_at(t))
+        if t == 0 and (clash := sorted(set(arrays) & set(metrics))):
+            raise ValueError(f"settings have names that metrics have: {', '.join(clash)}.")
         if (t + 1) % record_every == 0 or t + 1 == steps:
             records.append(jax.device_get(metrics))
             at.append(t + 1)
-    clash = sorted(set(arrays) & set(records[0]))
-    if clash:
-        raise ValueError(f"settings have names that metrics have: {', '.join(clash)}.")
     history = {name: np.stack([r[name] for r in records], axis=1) for name in records[0]}
     history["step"] = np.array(at)
     given = {name: np.asarray(value) for name, value in arrays.items()}

@@ -110,8 +110,9 @@ def topk(
                 allowed = bias if among is None else jnp.where(among, bias, -jnp.inf)
                 return _kernels.blocked_top_k(h, W_enc, allowed, count, block)
             known = jax.lax.stop_gradient(jnp.asarray(pre))
-            allowed = known if among is None else jnp.where(among[None], known, -jnp.inf)
-            return _kernels.top_k(allowed, count)
+            if among is None:
+                return _kernels.top_k(known, count)
+            return _ground.dead_codes(known, among, count)
 
         return find, pre
 

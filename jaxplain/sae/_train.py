@@ -6,7 +6,7 @@ on from a state is the run that was not interrupted.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +15,10 @@ import numpy as np
 import optax
 
 from jaxplain import checks
-from jaxplain.sae import _checkpoints, _ground, _stored
+from jaxplain.sae import _checkpoints, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
+from jaxplain.sae._source import batches
 from jaxplain.sae._training import State, training
-
-SAMPLE = 2**15  # examples that parameters are initialised from
 
 
 class Trained(NamedTuple):
@@ -132,7 +131,8 @@ def train(
     )
     checkpoint_every = checks.integer(checkpoint_every, "checkpoint_every")
     for_start, for_data, for_resampling = jax.random.split(key, 3)
-    sample, batch_at = _batches(source, for_data, batch_size, 0 if state is None else 1)
+    needs_sample = state is None or checkpoint is not None
+    sample, batch_at = batches(source, for_data, batch_size, needs_sample)
     if state is None:
         state = run.init(dictionary.init(for_start, sample))
     elif (state.average is None) != (average is None):
@@ -186,30 +186,6 @@ def train(
     return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
 
 
-def _batches(
-    source: Any, key: jax.Array, batch_size: int | None, step: int
-) -> tuple[Any, Callable[[int], Any]]:
-    """A sample to start from, and the batch of each step."""
-    if isinstance(source, _stored.Stored):
-        if batch_size is None:
-            raise ValueError("batch_size must be given where the source is a store.")
-        size = checks.integer(batch_size, "batch_size")
-        return _stored.batches(source, key, size, SAMPLE)
-    if callable(source):
-        draw = jax.jit(source)
-        at = lambda t: draw(jax.random.fold_in(key, t))
-        return at(0), at
-    leaves = source if isinstance(source, tuple) else (source,)
-    if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
-        return _of_arrays(leaves, source, key, batch_size)
-    if not isinstance(source, Iterable) or isinstance(source, tuple):
-        raise TypeError(
-            "source must be activations, a function `key -> batch`, a `jaxplain.sae.stored` or an "
-            f"iterable of batches, but is a {type(source).__name__}."
-        )
-    return _of_iterable(iter(source), step)
-
-
 def _check_resampling(dictionary: Dictionary, optimizer: Any, state: State) -> None:
     """Raises ValueError, before the run, where latents could not start anew in it."""
     if dictionary.about.get("is_transcoder") or dictionary.about.get("is_crosscoder"):
@@ -224,56 +200,3 @@ def _check_resampling(dictionary: Dictionary, optimizer: Any, state: State) -> N
             "resample_every sets the state of the optimiser for latents that start anew to 0, but "
             "that of this one does not start from 0: take one of moments, such as optax.adam."
         )
-
-
-def _of_arrays(
-    leaves: Any, source: Any, key: jax.Array, batch_size: int | None
-) -> tuple[Any, Callable[[int], Any]]:
-    if batch_size is None:
-        raise ValueError("batch_size must be given where the source is an array.")
-    batch_size = checks.integer(batch_size, "batch_size")
-    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
-    if len(lengths) != 1:
-        raise ValueError(f"the arrays of the source have different lengths: {sorted(lengths)}.")
-    (n,) = lengths
-    if batch_size > n:
-        raise ValueError(f"batch_size is {batch_size}, but there are {n} activations.")
-    per_pass = n // batch_size  # what is left over in one order comes in another
-    order: tuple[int, Any] = (-1, None)
-    # On the device as they are, or on the host, a batch at a time: where they came from.
-    pick = jax.jit(lambda leaves, at: tuple(leaf[at] for leaf in leaves))
-    on_device = all(isinstance(leaf, jax.Array) for leaf in leaves)
-
-    def at(t: int) -> Any:
-        nonlocal order
-        number, place = divmod(t, per_pass)
-        if order[0] != number:
-            shuffled = jax.random.permutation(jax.random.fold_in(key, number), n)
-            order = (number, shuffled if on_device else np.asarray(shuffled))
-        rows = order[1][place * batch_size : (place + 1) * batch_size]
-        if on_device:
-            batch = pick(leaves, rows)
-        else:
-            batch = tuple(jnp.asarray(leaf[np.sort(rows)]) for leaf in leaves)
-        return batch if isinstance(source, tuple) else batch[0]
-
-    some = np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)
-    sample = tuple(jnp.asarray(leaf[some]) for leaf in leaves)
-    return (sample if isinstance(source, tuple) else sample[0]), at
-
-
-def _of_iterable(batches: Iterator[Any], step: int) -> tuple[Any, Callable[[int], Any]]:
-    held: list[Any] = []
-
-    def following(t: int) -> Any:
-        if held:
-            return held.pop()
-        with contextlib.suppress(StopIteration):
-            return jax.tree.map(jnp.asarray, next(batches))
-        raise ValueError(f"the source ended after {t} batches, before the run did.")
-
-    sample = None
-    if step == 0:
-        sample = following(0)
-        held.append(sample)
-    return sample, following
