@@ -79,6 +79,18 @@ def test_going_on_is_the_run_that_was_not_interrupted(dictionary, tmp_path):
     equal(finished.state, whole.state)
 
 
+def test_going_on_from_a_state_with_checkpoints_and_an_iterable(tmp_path):
+    """Which has no sample to start from: its next batch tells what program a step is."""
+    options = {"optimizer": optax.adam(1e-3), "record_every": 3}
+    go = lambda steps, batches, **more: sae.train(
+        KEY, sae.topk(24, 3), iter(batches), steps=steps, **options, **more
+    )
+    batches = [H[k * 8 : (k + 1) * 8] for k in range(8)]
+    whole, first = go(8, batches), go(3, batches)
+    more = go(8, batches[3:], state=first.state, checkpoint=tmp_path)
+    equal(more.params, whole.params)
+
+
 def test_nothing_is_overwritten_and_another_run_is_told(tmp_path):
     train(checkpoint=tmp_path, checkpoint_every=4)
     before = sorted(path.name for path in tmp_path.iterdir())

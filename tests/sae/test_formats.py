@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxplain import sae
-from jaxplain.sae import _torch_files, formats
+from jaxplain.sae import formats
+from jaxplain.sae.formats import _torch_files
 
 LATENTS, WIDTH, OUTPUTS = 24, 6, 4
 H = jax.random.normal(jax.random.key(0), (50, WIDTH))
