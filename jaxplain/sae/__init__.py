@@ -8,6 +8,7 @@ result     = sae.train(key, dictionary, source, optimizer=optax.adam(2e-4), step
 """
 
 from jaxplain.sae import formats, synthetic
+from jaxplain.sae._absorption import Absorption, absorption
 from jaxplain.sae._batch_topk import batch_topk
 from jaxplain.sae._crosscoder import crosscoder
 from jaxplain.sae._dictionary import Dictionary, Pair, Report, Sparse, Status
@@ -24,7 +25,10 @@ from jaxplain.sae._initial import geometric_median
 from jaxplain.sae._jumprelu import jumprelu
 from jaxplain.sae._matryoshka import matryoshka
 from jaxplain.sae._p_annealed import p_annealed
+from jaxplain.sae._probing import SparseProbing, sparse_probing
 from jaxplain.sae._relu import relu
+from jaxplain.sae._separation import Separation, separation
+from jaxplain.sae._sharded import sharded
 from jaxplain.sae._stored import Stored, stored
 from jaxplain.sae._sweep import Sweep, sweep
 from jaxplain.sae._topk import topk
@@ -33,19 +37,23 @@ from jaxplain.sae._training import State, Training, training
 from jaxplain.sae._transcoder import transcoder
 
 __all__ = [
+    "Absorption",
     "Dictionary",
     "Evaluation",
     "LossRecovered",
     "Measured",
     "Pair",
     "Report",
+    "Separation",
     "Sparse",
+    "SparseProbing",
     "State",
     "Status",
     "Stored",
     "Sweep",
     "Trained",
     "Training",
+    "absorption",
     "batch_topk",
     "crosscoder",
     "evaluate",
@@ -58,6 +66,9 @@ __all__ = [
     "max_cosines",
     "p_annealed",
     "relu",
+    "separation",
+    "sharded",
+    "sparse_probing",
     "stored",
     "sweep",
     "synthetic",

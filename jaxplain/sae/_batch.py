@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxplain.sae import _kernels
 from jaxplain.sae._dictionary import Params, Report, Sparse, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 CANDIDATES = 4  # times k
 RATE = 0.01  # of the running mean of thresholds, after its first hundred batches
@@ -33,7 +34,7 @@ class Chosen(NamedTuple):
     threshold: jax.Array
 
 
-def kth_largest(values: jax.Array, k: int) -> jax.Array:
+def kth_largest(values: jax.Array, k: int, shards: Shards = ALONE) -> jax.Array:
     """The k-th largest of values that are not negative, exactly; 0 where fewer are positive.
 
     The order of floats that are not negative is that of their bits: the largest number of which k
@@ -44,20 +45,23 @@ def kth_largest(values: jax.Array, k: int) -> jax.Array:
 
     def with_bit(i: Any, found: jax.Array) -> jax.Array:
         tried = found | (jnp.ones((), kind) << (kind.itemsize * 8 - 2 - i).astype(kind))
-        enough = jnp.sum(bits >= tried, dtype=jnp.int32) >= k
+        enough = shards.total(jnp.sum(bits >= tried, dtype=jnp.int32)) >= k
         return jnp.where(enough, tried, found)
 
     found = jax.lax.fori_loop(0, kind.itemsize * 8 - 1, with_bit, jnp.zeros((), kind))
     return jax.lax.bitcast_convert_type(found, values.dtype)
 
 
-def masked(pre: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Codes of a batch as an array of (B, F), and the threshold: the dense form."""
+def masked(pre: jax.Array, k: int, shards: Shards = ALONE) -> tuple[jax.Array, jax.Array]:
+    """Codes of a batch as an array of (B, F), and the threshold: the dense form.
+
+    Of parts of a batch the counts alone are exchanged.
+    """
     codes = jax.nn.relu(pre)
     known = jax.lax.stop_gradient(codes)
-    threshold = kth_largest(known, k * pre.shape[0])
+    threshold = kth_largest(known, k * pre.shape[0] * shards.parts(shards.rows), shards)
     codes = jnp.where((known >= threshold) & (known > 0), codes, 0)
-    return codes, _least(known, threshold)
+    return codes, shards.least(_least(known, threshold))
 
 
 def _least(values: jax.Array, threshold: jax.Array) -> jax.Array:

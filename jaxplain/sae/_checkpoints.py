@@ -107,10 +107,9 @@ def _plain(state: State) -> dict[str, jax.Array]:
     return {f"{k:06d}": jnp.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(state))}
 
 
-def digest(step: Any, state: State, sample: Any, batch_size: int | None) -> str:
+def digest(step: Any, state: State, batch: Any) -> str:
     """What stands for all options of a dictionary, an optimiser and of training: the program."""
-    rows = lambda leaf: leaf if batch_size is None else leaf[:batch_size]
-    text = step.lower(state, jax.tree.map(rows, sample)).as_text()
+    text = step.lower(state, batch).as_text()
     return hashlib.sha256(text.encode()).hexdigest()
 
 

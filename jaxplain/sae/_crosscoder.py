@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 
 def crosscoder(dictionary: Dictionary) -> Dictionary:
@@ -73,15 +74,17 @@ def crosscoder(dictionary: Dictionary) -> Dictionary:
     def init(key: jax.Array, sample: Any) -> Params:
         return outer(dictionary.init(key, flat(sample)), *jnp.shape(sample)[-2:])
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        return dictionary.encode(inner(params), flat(h), sparse)
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
+        return dictionary.encode(inner(params), flat(h), sparse, shards=shards)
 
-    def decode(params: Params, codes: Any) -> jax.Array:
-        h = dictionary.decode(inner(params), codes)
+    def decode(params: Params, codes: Any, *, shards: Shards = ALONE) -> jax.Array:
+        h = dictionary.decode(inner(params), codes, shards=shards)
         return h.reshape(*h.shape[:-1], *params["b_dec"].shape)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
-        return dictionary.loss(inner(params), flat(batch), status)
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
+        return dictionary.loss(inner(params), flat(batch), status, shards=shards)
 
     about = {**dictionary.about, "is_crosscoder": True}
     return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss, about=about)

@@ -93,6 +93,10 @@ def _nothing(params: Params) -> Any:
     return ()
 
 
+def _same_batch(batch: Any) -> Any:
+    return batch
+
+
 def _same_gradient(params: Params, gradient: Params) -> Params:
     del params
     return gradient
@@ -103,6 +107,14 @@ def _same_params(
 ) -> tuple[Params, Any]:
     del previous, report
     return params, status.memory
+
+
+def latent_axis(name: str, leaf: Any, latents: int) -> int | None:
+    """Which axis of a parameter is that of the latents; None where none is."""
+    if name == "W_dec":
+        return 0
+    is_other = name in ("b_dec", "W_skip") or leaf.ndim == 0 or leaf.shape[-1] != latents
+    return None if is_other else leaf.ndim - 1
 
 
 class Dictionary(NamedTuple):
@@ -119,6 +131,7 @@ class Dictionary(NamedTuple):
         memory: `params -> memory`, what is remembered at the start.
         latents: F.
         revives: whether the loss has a part for latents that are dead.
+        place: `batch -> batch`, on the devices where the loss takes it from.
         about: what it is, for files: "architecture" and its options, all plain values.
     """
 
@@ -131,4 +144,5 @@ class Dictionary(NamedTuple):
     memory: Callable[[Params], Any] = _nothing
     latents: int = 0
     revives: bool = False
+    place: Callable[[Any], Any] = _same_batch
     about: Mapping[str, Any] = types.MappingProxyType({})

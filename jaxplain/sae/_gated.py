@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxplain.sae import _ground, _initial
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 
 def gated(latents: int, l1_coefficient: Any, *, is_centred: bool = True) -> Dictionary:
@@ -62,18 +63,22 @@ def gated(latents: int, l1_coefficient: Any, *, is_centred: bool = True) -> Dict
         magnitudes = jax.nn.relu(_ground.plus(shared * scale[None], params["b_mag"]))
         return pi, jnp.where(pi > 0, magnitudes, 0)
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        return _ground.encode(params, h, lambda rows: gates(params, rows, is_centred)[1], sparse)
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
+        codes = lambda rows: gates(params, rows, is_centred)[1]
+        return _ground.encode(params, h, codes, sparse, shards=shards)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         pi, codes = gates(params, inputs, takes_bias)
         open_gates = jax.nn.relu(pi)
-        squared = _ground.mean_square(_ground.error(params, codes, targets))
+        squared = _ground.mean_square(_ground.error(params, codes, targets, shards), shards)
         detached = jax.lax.stop_gradient(params)
-        by_gates = _ground.mean_square(_ground.error(detached, open_gates, targets))
-        penalty = l1_coefficient * status.sparsity * jnp.mean(jnp.sum(open_gates, axis=-1))
-        return _ground.reported(targets, squared, penalty, codes, by_gates)
+        error = _ground.error(detached, open_gates, targets, shards)
+        by_gates = _ground.mean_square(error, shards)
+        penalty = l1_coefficient * status.sparsity * _ground.mean_sum(open_gates, shards)
+        return _ground.reported(targets, squared, penalty, codes, by_gates, shards)
 
     return Dictionary(
         init,

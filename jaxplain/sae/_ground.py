@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxplain import checks, trees
 from jaxplain.sae import _kernels
 from jaxplain.sae._dictionary import Pair, Params, Report, Sparse, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 # ------------------------------------------------------------------------------------ two products
 
@@ -77,9 +78,10 @@ def encode(
     codes: Callable[[jax.Array], jax.Array],
     sparse: int | None,
     largest: Callable[[jax.Array, int], Sparse] | None = None,
+    shards: Shards = ALONE,
 ) -> Any:
     """Codes of (..., d): `codes` of rows, or the largest ones, by `largest` where it is cheaper."""
-    width, latents = params["W_enc"].shape
+    width, own = params["W_enc"].shape
     h = jnp.asarray(h)
     if h.ndim == 0 or h.shape[-1] != width:
         raise ValueError(
@@ -88,15 +90,20 @@ def encode(
         )
     outer, flat = h.shape[:-1], h.reshape(-1, width)
     if sparse is None:
-        return codes(flat).reshape(*outer, latents)
+        return codes(flat).reshape(*outer, own)
     sparse = checks.integer(sparse, "sparse, the entries kept of each example,")
+    latents = own * shards.parts(shards.latents)
     if sparse > latents:
         raise ValueError(f"sparse is {sparse}, but there are {latents} latents.")
-    found = largest(flat, sparse) if largest else _kernels.top_k(codes(flat), sparse)
+    if largest:
+        found = largest(flat, sparse)
+    else:
+        found = _kernels.top_k(codes(flat), min(sparse, own))
+    found = shards.merged(found, sparse, own)
     return jax.tree.map(lambda leaf: leaf.reshape(*outer, sparse), found)
 
 
-def decode(params: Params, codes: Any) -> jax.Array:
+def decode(params: Params, codes: Any, *, shards: Shards = ALONE) -> jax.Array:
     """(..., F), or `Sparse` of (..., k), to (..., d)."""
     weights, b_dec = decoder(params), wide(params["b_dec"])
     if not isinstance(codes, Sparse):
@@ -105,10 +112,12 @@ def decode(params: Params, codes: Any) -> jax.Array:
                 f"codes must have the shape (..., {weights.shape[0]}), the latents of params, but "
                 f"have {codes.shape}."
             )
-        return jnp.add(product(codes, weights), _like(b_dec, codes))
+        return jnp.add(shards.sum(product(codes, weights)), _like(b_dec, codes))
     outer, k = codes.values.shape[:-1], codes.values.shape[-1]
     flat = Sparse(wide(codes.values).reshape(-1, k), codes.indices.reshape(-1, k))
-    found = _kernels.decode([flat], weights)[0].reshape(*outer, weights.shape[1])
+    flat = shards.own(flat, weights.shape[0])
+    found = _kernels.decode([flat], weights)[0]
+    found = shards.sum(found).reshape(*outer, weights.shape[1])
     return jnp.add(found, _like(b_dec, found))
 
 
@@ -121,20 +130,29 @@ def plus(rows: jax.Array, vector: jax.Array) -> jax.Array:
     return rows + vector[None].astype(rows.dtype)
 
 
-def mean_square(error: jax.Array) -> jax.Array:
+def mean_square(error: jax.Array, shards: Shards = ALONE) -> jax.Array:
     """Squares summed over d, mean over rows."""
-    return jnp.mean(jnp.sum(jnp.square(error), axis=-1))
+    return shards.mean(jnp.mean(jnp.sum(jnp.square(error), axis=-1)))
 
 
-def variance(targets: jax.Array) -> jax.Array:
+def mean_sum(values: jax.Array, shards: Shards = ALONE) -> jax.Array:
+    """Values summed over latents, mean over rows."""
+    return shards.mean(shards.sum(jnp.mean(jnp.sum(values, axis=-1))))
+
+
+def variance(targets: jax.Array, shards: Shards = ALONE) -> jax.Array:
     """The total variance of the batch: what the mean of the batch leaves of the squared error."""
     targets = jax.lax.stop_gradient(wide(targets))
-    return mean_square(targets - jnp.mean(targets, axis=0, keepdims=True))
+    mean = shards.mean(jnp.mean(targets, axis=0, keepdims=True))
+    return mean_square(targets - mean, shards)
 
 
-def error(params: Params, codes: jax.Array, targets: jax.Array) -> jax.Array:
+def error(
+    params: Params, codes: jax.Array, targets: jax.Array, shards: Shards = ALONE
+) -> jax.Array:
     """What dense codes leave of the targets."""
-    return wide(targets) - plus(product(codes, decoder(params)), params["b_dec"])
+    h_hat = shards.sum(product(codes, decoder(params)))
+    return wide(targets) - plus(h_hat, params["b_dec"])
 
 
 def reported(
@@ -143,13 +161,14 @@ def reported(
     penalty: jax.Array,
     codes: jax.Array,
     auxiliary: Any = 0.0,
+    shards: Shards = ALONE,
 ) -> tuple[jax.Array, Report]:
     """The loss of dense codes, and its parts."""
     penalty, auxiliary = (jnp.asarray(part, squared.dtype) for part in (penalty, auxiliary))
     active = codes > 0
-    l0 = jnp.mean(jnp.sum(active, axis=-1).astype(squared.dtype))
-    fired = jnp.any(active, axis=0)
-    report = Report(squared, variance(targets), penalty, auxiliary, l0, fired, {})
+    l0 = mean_sum(active.astype(squared.dtype), shards)
+    fired = shards.any_row(jnp.any(active, axis=0))
+    report = Report(squared, variance(targets, shards), penalty, auxiliary, l0, fired, {})
     return squared + penalty + auxiliary, report
 
 
@@ -194,6 +213,7 @@ def auxiliary(
     dead: Any,
     coefficient: Any,
     guess: Any,
+    shards: Shards = ALONE,
 ) -> jax.Array:
     """The loss that dead latents get: to explain what the others leave of the targets.
 
@@ -205,10 +225,10 @@ def auxiliary(
     if guess is None:
         return jnp.zeros((), error.dtype)
     error = jax.lax.stop_gradient(error)
-    of_mean = variance(error)
-    ratio = mean_square(error - guess) / jnp.where(of_mean > 0, of_mean, 1)
-    found = coefficient * variance(targets) * ratio
-    return jnp.where((of_mean > 0) & jnp.any(dead), found, 0).astype(error.dtype)
+    of_mean = variance(error, shards)
+    ratio = mean_square(error - guess, shards) / jnp.where(of_mean > 0, of_mean, 1)
+    found = coefficient * variance(targets, shards) * ratio
+    return jnp.where((of_mean > 0) & shards.any_latent(dead), found, 0).astype(error.dtype)
 
 
 def reconstructions(
@@ -218,17 +238,21 @@ def reconstructions(
     params: Params,
     bias: jax.Array,
     is_sparse: bool,
+    shards: Shards = ALONE,
 ) -> list[jax.Array]:
     """h_hat without b_dec of entries that were found in each row, each with derivatives."""
     W_dec = decoder(params)
     if is_sparse or pre is None:
+        inputs = shards.like(inputs, several[0].values)
         codes = _kernels.attach(several, inputs, params["W_enc"], bias)
-        return list(_kernels.decode([_kernels.kept(own) for own in codes], W_dec))
+        parts = _kernels.decode([_kernels.kept(own) for own in codes], W_dec)
+        return [shards.sum(part) for part in parts]
     found = []
     for known in several:
         values = jax.nn.relu(jnp.take_along_axis(pre, known.indices, axis=1))
         values = jnp.where(jnp.isfinite(known.values), values, 0)
-        found.append(product(_kernels.dense(Sparse(values, known.indices), pre.shape[1]), W_dec))
+        own = _kernels.dense(Sparse(values, known.indices), pre.shape[1])
+        found.append(shards.sum(product(own, W_dec)))
     return found
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxplain import checks
 from jaxplain.sae import _ground, _initial
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 # The controller of the coefficient: its gain by the error as it is and by its sum over steps, in
 # logarithms, and how far it may go from where it started, either way.
@@ -130,24 +131,27 @@ def jumprelu(
         start = threshold * _scale(_ground.wide(_initial.rows(sample)))
         return {**params, "threshold": jnp.broadcast_to(start, (latents,))}
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
         def codes(rows: jax.Array) -> jax.Array:
             pi = _ground.pre_activations(params, rows, is_centred)
             return jnp.where(pi > params["threshold"][None].astype(pi.dtype), pi, 0)
 
-        return _ground.encode(params, h, codes, sparse)
+        return _ground.encode(params, h, codes, sparse, shards=shards)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         pi = _ground.pre_activations(params, inputs, takes_bias)
         theta = params["threshold"].astype(pi.dtype)
-        scale = _scale(_ground.wide(inputs))
+        scale = _scale(_ground.wide(inputs), shards)
         eps = (bandwidth * jnp.where(scale > 0, scale, 1)).astype(pi.dtype)
+        eps = shards.like(eps, pi)
         codes = jump(pi, theta, eps)
-        squared = _ground.mean_square(_ground.error(params, codes, targets))
+        squared = _ground.mean_square(_ground.error(params, codes, targets, shards), shards)
         known = status.memory["coefficient"] if status.memory else l0_coefficient
-        penalty = known * status.sparsity * jnp.mean(jnp.sum(step(pi, theta, eps), axis=-1))
-        return _ground.reported(targets, squared, penalty, codes)
+        penalty = known * status.sparsity * _ground.mean_sum(step(pi, theta, eps), shards)
+        return _ground.reported(targets, squared, penalty, codes, shards=shards)
 
     def memory(params: Params) -> Any:
         if target_l0 is None:
@@ -181,9 +185,9 @@ def jumprelu(
     )
 
 
-def _scale(rows: jax.Array) -> jax.Array:
+def _scale(rows: jax.Array, shards: Shards = ALONE) -> jax.Array:
     """The root mean square norm."""
-    return jnp.sqrt(_ground.mean_square(jax.lax.stop_gradient(rows)))
+    return jnp.sqrt(_ground.mean_square(jax.lax.stop_gradient(rows), shards))
 
 
 def _controlled(memory: Any, l0: jax.Array, start: Any, target: Any) -> Any:

@@ -30,9 +30,10 @@ def top_k(values: jax.Array, k: int) -> Sparse:
     """The k largest of each row, and where they are.
 
     Behind a barrier: XLA on CPU knows `top_k` by its pattern and sorts the row where a slice of the
-    result spoils it, at thirty times the cost.
+    result spoils it, at thirty times the cost. One for each: both at once bring XLA down where a
+    program is of many devices, since `top_k` of float64 is then not taken apart.
     """
-    return Sparse(*jax.lax.optimization_barrier(jax.lax.top_k(values, k)))
+    return Sparse(*map(jax.lax.optimization_barrier, jax.lax.top_k(values, k)))
 
 
 def blocked_top_k(
@@ -62,6 +63,7 @@ def blocked_top_k(
         return Sparse(best.values, jnp.take_along_axis(places, best.indices, axis=1)), None
 
     nothing = Sparse(jnp.full((n, k), -jnp.inf, bias.dtype), jnp.zeros((n, k), jnp.int32))
+    nothing = trees.place_like(nothing, jax.eval_shape(step, nothing, jnp.int32(0))[0])
     return jax.lax.scan(step, nothing, jnp.arange(blocks, dtype=jnp.int32))[0]
 
 
@@ -209,7 +211,7 @@ def _attach_backward(saved: Any, gradients: Any) -> tuple[Any, ...]:
     for indices, own, g in zip(several, rows, gradients, strict=True):
         of_x = of_x + _gathered_sums(g, indices, columns, own, len(x))  # dropped where x is data
         of_columns = _updated_rows(of_columns, indices, g, x, own)
-        of_bias = of_bias.at[indices].add(g)
+        of_bias = trees.place_like(of_bias, g).at[indices].add(g)
     return (
         tuple(Sparse(jnp.zeros_like(g), NO_DERIVATIVE) for g in gradients),
         of_x.astype(x.dtype),

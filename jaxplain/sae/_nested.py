@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxplain.sae import _batch, _ground, _initial, _kernels
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Sparse, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 
 def nested(
@@ -32,14 +33,16 @@ def nested(
         params = _initial.tied(key, sample, latents)
         return {**params, "threshold": jnp.zeros((), params["b_enc"].dtype)}
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
         def codes(rows: jax.Array) -> jax.Array:
             pre = _ground.pre_activations(params, rows, is_centred)
             return jnp.where(pre > params["threshold"].astype(pre.dtype), jax.nn.relu(pre), 0)
 
-        return _ground.encode(params, h, codes, sparse)
+        return _ground.encode(params, h, codes, sparse, shards=shards)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         bias = _ground.bias(params, takes_bias)
         targets = _ground.wide(targets)
@@ -50,16 +53,17 @@ def nested(
         dead = []
         if status.dead is not None:
             count = _ground.auxiliary_entries(auxiliary_k, targets.shape[1], latents)
-            dead.append(_ground.dead_codes(known, status.dead, count))
+            found = _ground.dead_codes(known, status.dead, min(count, pre.shape[1]))
+            dead += shards.chosen(found, [count])
 
-        if is_sparse:
-            found = _batch.chosen(known, k)
-            least, is_active = found.threshold, found.codes.values > 0
+        if is_sparse and shards is ALONE:
+            entries = _batch.chosen(known, k)
+            least, is_active = entries.threshold, entries.codes.values > 0
             others: list[Any] = [None] * len(dead)
-            rows = [found.rows, *others]
+            rows = [entries.rows, *others]
             codes = [
                 _kernels.kept(own)
-                for own in _kernels.attach([found.codes, *dead], inputs, W_enc, bias, rows)
+                for own in _kernels.attach([entries.codes, *dead], inputs, W_enc, bias, rows)
             ]
             values, indices = jnp.where(is_active, codes[0].values, 0), codes[0].indices
             within = lambda low, high: (indices >= low) & (indices < high)
@@ -67,27 +71,29 @@ def nested(
                 Sparse(jnp.where(within(*edge), values, 0) if len(edges) > 1 else values, indices)
                 for edge in edges
             ]
-            rows = [found.rows] * len(nested) + others
+            rows = [entries.rows] * len(nested) + others
             parts = list(_kernels.decode([*nested, *codes[1:]], W_dec, rows, len(inputs)))
             fired = jnp.zeros(latents, bool).at[indices].max(is_active)
         else:
-            dense, least = _batch.masked(pre, k)
+            dense, least = _batch.masked(pre, k, shards)
             is_active = dense > 0
-            parts = [_ground.product(dense[:, low:high], W_dec[low:high]) for low, high in edges]
-            parts += _ground.reconstructions(dead, pre, inputs, params, bias, is_sparse)
-            fired = jnp.any(is_active, axis=0)
+            parts = [shards.sum(part) for part in _parts(dense, W_dec, edges, shards)]
+            parts += _ground.reconstructions(dead, pre, inputs, params, bias, False, shards)
+            fired = shards.any_row(jnp.any(is_active, axis=0))
 
         total = squared = jnp.zeros((), targets.dtype)
         error = targets - _ground.wide(params["b_dec"])[None]
         for part, share in zip(parts, shares, strict=False):
             error = error - part
-            squared = _ground.mean_square(error)
+            squared = _ground.mean_square(error, shards)
             total = total + share * squared
         guess = parts[-1] if dead else None
-        revived = _ground.auxiliary(error, targets, status.dead, auxiliary_coefficient, guess)
-        l0 = jnp.sum(is_active).astype(total.dtype) / known.shape[0]
+        revived = _ground.auxiliary(
+            error, targets, status.dead, auxiliary_coefficient, guess, shards
+        )
+        l0 = shards.mean(shards.sum(jnp.sum(is_active).astype(total.dtype))) / known.shape[0]
         own = {"least_kept": jax.lax.stop_gradient(least)}
-        of_targets = _ground.variance(targets)
+        of_targets = _ground.variance(targets, shards)
         report = Report(squared, of_targets, total - squared, revived, l0, fired, own)
         return total + revived, report
 
@@ -117,3 +123,15 @@ def nested(
             "is_centred": is_centred,
         },
     )
+
+
+def _parts(
+    codes: jax.Array, W_dec: jax.Array, edges: Sequence[tuple[int, int]], shards: Shards
+) -> list[jax.Array]:
+    """What the latents of each size add to h_hat, of those that are here."""
+    if not shards.latents:
+        return [_ground.product(codes[:, low:high], W_dec[low:high]) for low, high in edges]
+    own = codes.shape[1]
+    place = shards.first(own) + jnp.arange(own, dtype=jnp.int32)[None]
+    within = lambda low, high: (place >= low) & (place < high)
+    return [_ground.product(jnp.where(within(*edge), codes, 0), W_dec) for edge in edges]

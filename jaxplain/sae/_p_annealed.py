@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxplain import checks
 from jaxplain.sae import _ground, _initial
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 WINDOW = 10  # batches over which the penalty is kept equal
 
@@ -79,23 +80,29 @@ def p_annealed(
     def codes_of(params: Params, rows: jax.Array, takes_bias: bool) -> jax.Array:
         return jax.nn.relu(_ground.pre_activations(params, rows, takes_bias))
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        return _ground.encode(params, h, lambda rows: codes_of(params, rows, is_centred), sparse)
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
+        codes = lambda rows: codes_of(params, rows, is_centred)
+        return _ground.encode(params, h, codes, sparse, shards=shards)
 
     def stage_of(progress: Any) -> jax.Array:
         share = (jnp.asarray(progress, float) - start) / (end - start)
         return jnp.clip(jnp.floor(share * stages), 0, stages).astype(jnp.int32)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         codes = codes_of(params, inputs, takes_bias)
-        squared = _ground.mean_square(_ground.error(params, codes, targets))
+        squared = _ground.mean_square(_ground.error(params, codes, targets, shards), shards)
         stage = status.memory["stage"] if status.memory else stage_of(status.progress)
-        size, following = (_power_sum(codes, _power(s, last_p, stages)) for s in (stage, stage + 1))
+        size, following = (
+            _ground.mean_sum(_powers(codes, _power(s, last_p, stages)), shards)
+            for s in (stage, stage + 1)
+        )
         coefficient = status.memory["coefficient"] if status.memory else sparsity_coefficient
         penalty = coefficient * status.sparsity * size
         sizes = jax.lax.stop_gradient(jnp.stack([size, following]))
-        loss, report = _ground.reported(targets, squared, penalty, codes)
+        loss, report = _ground.reported(targets, squared, penalty, codes, shards=shards)
         return loss, report._replace(own={"sizes": sizes})
 
     def memory(params: Params) -> Any:
@@ -142,8 +149,7 @@ def _power(stage: jax.Array, last: float, stages: int) -> jax.Array:
     return 1 - (1 - last) * jnp.minimum(stage, stages).astype(float) / stages
 
 
-def _power_sum(codes: jax.Array, p: jax.Array) -> jax.Array:
-    """The mean over rows of the sum of p-th powers; what is 0 has the slope 0, not infinity."""
+def _powers(codes: jax.Array, p: jax.Array) -> jax.Array:
+    """The p-th powers; what is 0 has the slope 0, not infinity."""
     active = codes > 0
-    powers = jnp.where(active, jnp.where(active, codes, 1) ** p.astype(codes.dtype), 0)
-    return jnp.mean(jnp.sum(powers, axis=-1))
+    return jnp.where(active, jnp.where(active, codes, 1) ** p.astype(codes.dtype), 0)

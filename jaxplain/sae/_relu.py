@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxplain.sae import _ground, _initial
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 FREE_NORM = 0.1  # of decoder rows at the start, where norms are free
 
@@ -67,22 +68,24 @@ def relu(
     def init(key: jax.Array, sample: Any) -> Params:
         return _initial.tied(key, sample, latents, 1.0 if has_unit_norm else FREE_NORM)
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
         codes = lambda rows: jax.nn.relu(_ground.pre_activations(params, rows, is_centred))
-        return _ground.encode(params, h, codes, sparse)
+        return _ground.encode(params, h, codes, sparse, shards=shards)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         pre = _ground.pre_activations(params, inputs, takes_bias)
         codes = jax.nn.relu(pre)
-        error = _ground.error(params, codes, targets)
-        squared = _ground.mean_square(error)
+        error = _ground.error(params, codes, targets, shards)
+        squared = _ground.mean_square(error, shards)
         sizes = codes if has_unit_norm else codes * _ground.norms(params)[None]
-        penalty = l1_coefficient * status.sparsity * jnp.mean(jnp.sum(sizes, axis=-1))
+        penalty = l1_coefficient * status.sparsity * _ground.mean_sum(sizes, shards)
         ghosts: Any = 0.0
         if has_ghost_gradients and status.dead is not None:
-            ghosts = _ghosts(params, pre, error, status.dead)
-        return _ground.reported(targets, squared, penalty, codes, ghosts)
+            ghosts = _ghosts(params, pre, error, status.dead, shards)
+        return _ground.reported(targets, squared, penalty, codes, ghosts, shards)
 
     dictionary = Dictionary(
         init,
@@ -98,16 +101,18 @@ def relu(
     return dictionary._replace(before=_ground.project_gradient, after=_ground.unit_norm)
 
 
-def _ghosts(params: Params, pre: jax.Array, error: jax.Array, dead: jax.Array) -> jax.Array:
+def _ghosts(
+    params: Params, pre: jax.Array, error: jax.Array, dead: jax.Array, shards: Shards
+) -> jax.Array:
     """The loss of dead latents whose codes are exp(pre), as large as the squared error."""
     error = jax.lax.stop_gradient(error)
 
     codes = jnp.where(dead[None], jnp.exp(jnp.where(dead[None], pre, 0)), 0)
-    guess = _ground.product(codes, _ground.decoder(params))
+    guess = shards.sum(_ground.product(codes, _ground.decoder(params)))
     sizes = [jnp.linalg.norm(rows, axis=-1, keepdims=True) for rows in (error, guess)]
     size, own = jax.lax.stop_gradient(sizes)
     scale = size / (2 * jnp.where(own > 0, own, 1))
-    loss = _ground.mean_square(error - scale * guess)
+    loss = _ground.mean_square(error - scale * guess, shards)
     known = jax.lax.stop_gradient(loss)
-    found = loss * (_ground.mean_square(error) / jnp.where(known > 0, known, 1))
-    return jnp.where(jnp.any(dead), found, 0)
+    found = loss * (_ground.mean_square(error, shards) / jnp.where(known > 0, known, 1))
+    return jnp.where(shards.any_latent(dead), found, 0)

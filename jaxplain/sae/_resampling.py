@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.sae import _ground
-from jaxplain.sae._dictionary import Dictionary, Params
+from jaxplain.sae._dictionary import Dictionary, Params, latent_axis
 
 SHARE = 0.2  # of the mean norm of living encoder columns
 # Parameters with one number for each latent, which starts from 0; thresholds stay.
@@ -58,10 +58,10 @@ def of_latents(params: Params, dead: jax.Array) -> Params:
     latents = dead.shape[0]
 
     def mask(name: str, leaf: jax.Array) -> jax.Array:
-        if name == "W_dec":
-            return jnp.broadcast_to(dead.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf.shape)
-        if leaf.ndim and leaf.shape[-1] == latents and name not in ("b_dec", "W_skip"):
-            return jnp.broadcast_to(dead.reshape(*(1,) * (leaf.ndim - 1), -1), leaf.shape)
-        return jnp.zeros(leaf.shape, bool)
+        axis = latent_axis(name, leaf, latents)
+        if axis is None:
+            return jnp.zeros(leaf.shape, bool)
+        shape = [latents if k == axis else 1 for k in range(leaf.ndim)]
+        return jnp.broadcast_to(dead.reshape(shape), leaf.shape)
 
     return {name: mask(name, leaf) for name, leaf in params.items()}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxplain import checks
 from jaxplain.sae import _ground, _initial, _kernels
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Sparse, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 # Pre-activations of a batch, in numbers, above which latents are encoded in blocks.
 MOST_AT_ONCE = 2**26
@@ -92,7 +93,7 @@ def topk(
     def init(key: jax.Array, sample: Any) -> Params:
         return _initial.tied(key, sample, latents)
 
-    def block_of(rows: int) -> int | None:
+    def block_of(rows: int, latents: int) -> int | None:
         if block_size is not None or not is_sparse or rows * latents <= MOST_AT_ONCE:
             return block_size
         return max(MOST_AT_ONCE // 2 // rows, 1)
@@ -101,11 +102,12 @@ def topk(
         h: jax.Array, W_enc: jax.Array, bias: jax.Array
     ) -> tuple[Callable[..., Sparse], jax.Array | None]:
         """`find(count, among=None)`, and the pre-activations unless they are made in blocks."""
-        block = block_of(h.shape[0])
+        block = block_of(h.shape[0], W_enc.shape[1])
         pre = _ground.plus(_ground.product(h, W_enc), bias) if block is None else None
 
         def find(count: int, among: Any = None) -> Sparse:
             """The largest pre-activations of each row, of all latents or among some."""
+            count = min(count, W_enc.shape[1])
             if block is not None:
                 allowed = bias if among is None else jnp.where(among, bias, -jnp.inf)
                 return _kernels.blocked_top_k(h, W_enc, allowed, count, block)
@@ -116,47 +118,50 @@ def topk(
 
         return find, pre
 
-    def largest(params: Params, h: jax.Array, count: int) -> Sparse:
-        """The k largest, and nothing, up to `count` entries."""
-        bias = _ground.bias(params, is_centred)
-        found = _kernels.kept(finder(h, params["W_enc"], bias)[0](min(k, count)))
-        more = max(count - k, 0)
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, more))), found)
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
+        own = params["W_enc"].shape[1]
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        by_entries = lambda rows, count: largest(params, rows, count)
-        return _ground.encode(
-            params,
-            h,
-            lambda rows: _kernels.dense(by_entries(rows, k), latents),
-            sparse,
-            by_entries,
-        )
+        def largest(h: jax.Array, count: int) -> Sparse:
+            """The k largest, and nothing, up to `count` entries."""
+            kept = min(k, count)
+            found = finder(h, params["W_enc"], _ground.bias(params, is_centred))[0](kept)
+            (found,) = shards.chosen(found, [kept])
+            more = max(min(count, own) - found.values.shape[1], 0)
+            pad = lambda leaf: jnp.pad(leaf, ((0, 0), (0, more)))
+            return jax.tree.map(pad, _kernels.kept(found))
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+        codes = lambda rows: _kernels.dense(largest(rows, k), own)
+        return _ground.encode(params, h, codes, sparse, largest, shards)
+
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets, takes_bias = _ground.split(batch, is_centred)
         bias = _ground.bias(params, takes_bias)
         targets = _ground.wide(targets)
         find, pre = finder(inputs, params["W_enc"], bias)
-        found = find(counts[-1])
-        first = jax.tree.map(lambda leaf: leaf[:, :k], found)
-        several = [first, *([found] if multi_topk else [])]
+        several = shards.chosen(find(counts[-1]), counts)
+        first = several[0]
         if status.dead is not None:
             count = _ground.auxiliary_entries(auxiliary_k, targets.shape[1], latents)
-            several.append(find(count, status.dead))
-        guesses = _ground.reconstructions(several, pre, inputs, params, bias, is_sparse)
+            several += shards.chosen(find(count, status.dead), [count])
+        guesses = _ground.reconstructions(several, pre, inputs, params, bias, is_sparse, shards)
         targets = targets - _ground.wide(params["b_dec"])[None]
         error = targets - guesses[0]
-        squared = _ground.mean_square(error)
+        squared = _ground.mean_square(error, shards)
         extra = jnp.zeros_like(squared)
         if multi_topk:
-            extra = _ground.mean_square(targets - guesses[1]) / 8
+            extra = _ground.mean_square(targets - guesses[1], shards) / 8
         guess = None if status.dead is None else guesses[-1]
-        revived = _ground.auxiliary(error, targets, status.dead, auxiliary_coefficient, guess)
+        revived = _ground.auxiliary(
+            error, targets, status.dead, auxiliary_coefficient, guess, shards
+        )
         active = first.values > 0
-        fired = jnp.zeros(latents, bool).at[first.indices].max(active)
-        l0 = jnp.mean(jnp.sum(active, axis=-1).astype(squared.dtype))
-        report = Report(squared, _ground.variance(targets), extra, revived, l0, fired, {})
+        fired = shards.like(jnp.zeros(params["b_enc"].shape, bool), active)
+        fired = shards.any_row(fired.at[first.indices].max(active))
+        l0 = _ground.mean_sum(active.astype(squared.dtype), shards)
+        variance = _ground.variance(targets, shards)
+        report = Report(squared, variance, extra, revived, l0, fired, {})
         return squared + extra + revived, report
 
     return Dictionary(

@@ -1,10 +1,11 @@
-"""The loop around the step, for a run on one machine: batches in, a trained dictionary out.
+"""The loop around the step: batches in, a trained dictionary out.
 
 Where step t takes its batch from is a function of the key and of t alone, so that a run that goes
 on from a state is the run that was not interrupted.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from jaxplain.sae import _checkpoints, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._source import batches
 from jaxplain.sae._training import State, training
+
+HOPELESS = 10  # steps, none of which was finite
 
 
 class Trained(NamedTuple):
@@ -134,7 +137,7 @@ def train(
     needs_sample = state is None or checkpoint is not None
     sample, batch_at = batches(source, for_data, batch_size, needs_sample)
     if state is None:
-        state = run.init(dictionary.init(for_start, sample))
+        state = run.init(dictionary.init(for_start, _finite(sample)))
     elif (state.average is None) != (average is None):
         raise ValueError(
             f"the state is of a run {'without' if state.average is None else 'with'} an average of "
@@ -156,34 +159,50 @@ def train(
             steps=steps,
             batch_size=batch_size,
             resample_every=resample_every,
-            step=_checkpoints.digest(step, state, sample, batch_size),
+            step=_checkpoints.digest(step, state, dictionary.place(_first(sample, batch_size))),
         )
         saved = _checkpoints.open_folder(checkpoint, about, resume)
         state, records = _checkpoints.latest(saved, state) or (state, records)
-    for t in range(int(state.step), steps):
-        batch = batch_at(t)
-        state, metrics = step(state, batch)
-        if resample_every and (t + 1) % resample_every == 0 and t + 1 <= 0.8 * steps:
-            state = renew(jax.random.fold_in(for_resampling, t), state, batch)
-        if (t + 1) % record_every == 0 or t + 1 == steps:
-            record = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            records.append({"step": t + 1, **record})
-            if on_record is not None:
-                on_record(records[-1])
-            if record["skipped"] == t + 1:
-                raise ValueError(
-                    f"none of {t + 1} steps had a finite loss and gradient: are the activations "
-                    "finite?"
-                )
-        if saved is not None and ((t + 1) % checkpoint_every == 0 or t + 1 == steps):
-            _checkpoints.save(saved, state, records)
-    if saved is not None:
-        saved.manager.close()
+    with contextlib.closing(saved.manager) if saved else contextlib.nullcontext():
+        for t in range(int(state.step), steps):
+            batch = dictionary.place(batch_at(t))
+            state, metrics = step(state, batch)
+            is_last = t + 1 == steps
+            if resample_every and (t + 1) % resample_every == 0 and t + 1 <= 0.8 * steps:
+                state = renew(jax.random.fold_in(for_resampling, t), state, batch)
+            if (t + 1) % record_every == 0 or is_last:
+                record = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                records.append({"step": t + 1, **record})
+                if on_record is not None:
+                    on_record(records[-1])
+                if record["skipped"] == t + 1 and (is_last or t + 1 >= HOPELESS):
+                    raise ValueError(
+                        f"none of {t + 1} steps had a finite loss and gradient: are the "
+                        "activations finite?"
+                    )
+            if saved is not None and ((t + 1) % checkpoint_every == 0 or is_last):
+                _checkpoints.save(saved, state, records)
     params = state.params if state.average is None else state.average
     if state.average is not None and dictionary.before is _ground.project_gradient:
         params = _ground.renormalised(params)  # a mean of directions is shorter than they are
     names = records[0] if records else {}
     return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
+
+
+def _first(sample: Any, rows: int | None) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:rows], sample)
+
+
+def _finite(sample: Any) -> Any:
+    """The rows that are finite: the others are no place to start from."""
+    leaves = jax.tree.leaves(sample)
+    of_rows = lambda leaf: jnp.all(jnp.isfinite(leaf).reshape(len(leaf), -1), axis=1)
+    is_finite = functools.reduce(jnp.logical_and, map(of_rows, leaves))
+    if jnp.all(is_finite):
+        return sample
+    if not jnp.any(is_finite):
+        raise ValueError("none of the activations to start from is finite.")
+    return jax.tree.map(lambda leaf: leaf[is_finite], sample)
 
 
 def _check_resampling(dictionary: Dictionary, optimizer: Any, state: State) -> None:

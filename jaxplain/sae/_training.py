@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxplain import checks, trees
-from jaxplain.sae import _resampling
+from jaxplain.sae import _ground, _resampling, _shards
 from jaxplain.sae._dictionary import Dictionary, Params, Status
 
 # Where the counters of tokens stop: int32 holds no more.
@@ -131,12 +131,20 @@ def training(
             optimizer.init(params),
             dictionary.memory(params),
             None if average is None else params,
-            jnp.zeros(dictionary.latents, jnp.int32),
+            jnp.zeros_like(_ground.norms(params), jnp.int32),  # split over devices as they are
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.int32),
         )
         # Of its own, each number once: a donated step would delete what the caller holds too.
-        return jax.tree.map(jnp.copy, state)
+        state = jax.tree.map(jnp.copy, state)
+        where = getattr(params["b_dec"], "sharding", None)
+        if isinstance(params["b_dec"], jax.core.Tracer) or not isinstance(where, jax.NamedSharding):
+            return state
+        # What is made anew, such as counts of steps, belongs on all devices of the mesh.
+        everywhere = jax.NamedSharding(where.mesh, jax.P())
+        is_there = lambda leaf: isinstance(leaf.sharding, jax.NamedSharding)
+        place = lambda leaf: leaf if is_there(leaf) else _shards.placed(leaf, everywhere)
+        return jax.tree.map(place, state)
 
     def are_dead(state: State) -> jax.Array:
         return state.silent >= min(dead_after, MOST_TOKENS)

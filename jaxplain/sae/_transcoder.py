@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxplain.sae import _ground, _initial
 from jaxplain.sae._dictionary import UNTOLD, Dictionary, Pair, Params, Report, Status
+from jaxplain.sae._shards import ALONE, Shards
 
 
 def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
@@ -67,11 +68,13 @@ def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
         inner = {name: leaf for name, leaf in params.items() if name != "W_skip"}
         return {**inner, "b_dec": jnp.zeros(width, params["b_dec"].dtype)}
 
-    def encode(params: Params, h: Any, sparse: int | None = None) -> Any:
-        return dictionary.encode(uncentred(params), h, sparse)
+    def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
+        return dictionary.encode(uncentred(params), h, sparse, shards=shards)
 
-    def decode(params: Params, codes: Any, inputs: Any = None) -> jax.Array:
-        outputs = dictionary.decode(params, codes)
+    def decode(
+        params: Params, codes: Any, inputs: Any = None, *, shards: Shards = ALONE
+    ) -> jax.Array:
+        outputs = dictionary.decode(params, codes, shards=shards)
         if not has_skip:
             return outputs
         if inputs is None:
@@ -80,13 +83,15 @@ def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
             )
         return outputs + _ground.product(inputs, params["W_skip"].T)
 
-    def loss(params: Params, batch: Any, status: Status = UNTOLD) -> tuple[jax.Array, Report]:
+    def loss(
+        params: Params, batch: Any, status: Status = UNTOLD, *, shards: Shards = ALONE
+    ) -> tuple[jax.Array, Report]:
         inputs, targets = pair(batch)
         left = targets
         if has_skip:
             left = _ground.wide(targets) - _ground.product(inputs, params["W_skip"].T)
-        loss, report = dictionary.loss(params, Pair(inputs, left), status)
-        return loss, report._replace(variance=_ground.variance(targets))
+        loss, report = dictionary.loss(params, Pair(inputs, left), status, shards=shards)
+        return loss, report._replace(variance=_ground.variance(targets, shards))
 
     about = {**dictionary.about, "is_transcoder": True, "has_skip": has_skip}
     return dictionary._replace(init=init, encode=encode, decode=decode, loss=loss, about=about)

@@ -447,6 +447,31 @@ def test_each_pass_has_each_example_once():
     assert any(np.any(a != b) for a, b in zip(seen[:3], seen[3:], strict=True))
 
 
+def test_what_is_not_finite_is_no_place_to_start_from():
+    """A few bad rows in the sample, and batches of bad rows before any good one."""
+    h = np.array(data())
+    h[7:10] = np.nan
+    start = sae.topk(LATENTS, 3).init(KEY, jnp.asarray(np.delete(h, [7, 8, 9], axis=0)))
+    batches = [h[7:10], h[7:10], *[h[k : k + 50] for k in range(10, 210, 50)]]
+    result = sae.train(
+        KEY, sae.topk(LATENTS, 3), h, optimizer=optax.adam(1e-2), steps=5, batch_size=50
+    )
+    assert np.isfinite(np.asarray(result.params["b_dec"])).all()
+    assert 1 <= result.history["skipped"][-1] <= 3
+    state = sae.training(sae.topk(LATENTS, 3), optax.adam(1e-2)).init(start)
+    result = sae.train(
+        KEY,
+        sae.topk(LATENTS, 3),
+        batches,
+        optimizer=optax.adam(1e-2),
+        steps=6,
+        state=state,
+        record_every=1,
+    )
+    assert result.history["skipped"].tolist() == [1, 2, 2, 2, 2, 2]
+    assert result.history["fvu"][-1] < result.history["fvu"][2]
+
+
 def test_history_average_and_pairs():
     x = data()
     records = []
@@ -474,6 +499,7 @@ def test_iterables_and_what_is_refused():
         KEY, dictionary, source, **{"optimizer": optax.adam(1e-3), "steps": 3, **more}
     )
     assert int(train(iter([h, h, h])).state.step) == 3
+    fresh = sae.training(dictionary, optax.adam(1e-3)).init(dictionary.init(KEY, h))
     for call, error, message in (
         (lambda: train(iter([h])), ValueError, "ended after 1 batches"),
         (lambda: train(h), ValueError, "batch_size must be given"),
@@ -504,7 +530,8 @@ def test_iterables_and_what_is_refused():
             ValueError,
             "resample_every is for dictionaries of one value",
         ),
-        (lambda: train(h * jnp.nan, batch_size=64), ValueError, "none of 3 steps had a finite"),
+        (lambda: train(h * jnp.nan, batch_size=64), ValueError, "none of the activations to start"),
+        (lambda: train(iter([h * jnp.nan] * 3), state=fresh), ValueError, "none of 3 steps"),
         (lambda: train(h, batch_size=4, steps=0), ValueError, "steps must be at least 1"),
         (lambda: train(h, batch_size=4, optimizer=3), TypeError, "optimizer must be optax's"),
         (lambda: sae.training(3, optax.adam(1e-3)), TypeError, "dictionary must be one of"),
