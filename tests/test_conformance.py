@@ -720,6 +720,7 @@ FUNCTIONS = {
 
 # Not functions of arrays, so only their docstrings are walked; each has tests of its own.
 HOST = {
+    "sae.absorption": "runs on the host",
     "sae.evaluate": "runs on the host",
     "sae.formats.load_dictionary_learning": "disk",
     "sae.formats.load_gemma_scope": "disk",
@@ -730,6 +731,9 @@ HOST = {
     "sae.formats.save_sparsify": "disk",
     "sae.loss_recovered": "runs on the host",
     "sae.max_cosines": "numpy on the host",
+    "sae.separation": "runs on the host",
+    "sae.sharded": "tested in sae/test_sharded.py: it puts arrays on a mesh",
+    "sae.sparse_probing": "runs on the host",
     "sae.synthetic.recovery": "numpy and scipy on the host",
     "sae.synthetic.superposition": "trains, by optax",
     "sae.synthetic.zipf": "of numbers",
@@ -757,6 +761,7 @@ HOST = {
     "plots.curve": "matplotlib",
     "plots.grid": "matplotlib",
     "plots.heatmap": "matplotlib",
+    "plots.pareto": "matplotlib",
     "plots.tokens": "matplotlib",
     "report.write": "reads stores, writes a page",
     "run.map": "runs on the host",

@@ -24,7 +24,7 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
 
     Raises:
         ImportError: safetensors is not installed.
-        ValueError: sparsify has no such architecture.
+        ValueError: sparsify has no such architecture, or none whose outputs have another width.
 
     Example:
         >>> import jax, tempfile
@@ -49,6 +49,11 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
     _files.check_params(dictionary, params)
     arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
     width, latents = arrays["W_enc"].shape
+    if arrays["W_dec"].shape[1] != width:
+        raise ValueError(
+            f"sparsify has inputs and outputs of one width, but these have {width} and "
+            f"{arrays['W_dec'].shape[1]}."
+        )
     tensors = {
         "encoder.weight": np.ascontiguousarray(arrays["W_enc"].T),
         "encoder.bias": arrays["b_enc"],
@@ -59,7 +64,7 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
         tensors["W_skip"] = arrays["W_skip"]
     config = {
         "activation": "topk",
-        "expansion_factor": latents / width,
+        "expansion_factor": max(latents // width, 1),  # an integer; num_latents is what counts
         "normalize_decoder": not is_transcoder,
         "num_latents": latents,
         "k": about["k"],
@@ -117,7 +122,7 @@ def load_sparsify(folder: str | os.PathLike[str]) -> Loaded:
     params["b_enc"] = params.pop("encoder.bias")
     if not isinstance(config.get("k"), int):
         raise ValueError("cfg.json has no integer k.")
-    dictionary = topk(latents, config["k"])
+    dictionary = topk(latents, config["k"], multi_topk=bool(config.get("multi_topk")))
     if has_skip and not config.get("transcode"):
         raise ValueError(
             "cfg.json has skip_connection and not transcode: b_dec is then taken from what is "
