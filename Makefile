@@ -71,7 +71,7 @@ bench: $(ENV)/.with-bench
 	$(RUN) -m bench.dictionaries
 
 clean:
-	rm -rf build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .jax_cache
+	rm -rf build dist site demo_output sae_output .pytest_cache .mypy_cache .ruff_cache .jax_cache
 	find jaxplain tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,15 +1,16 @@
-"""The command line: demo, attribute, sobol, report, info. Each calls functions of the library.
+"""The command line: demo, attribute, sobol, sae, report, info. Each calls functions of the library.
 
 Errors a user can mend are one line and a non-zero status, never a traceback.
 """
 
 import argparse
 import fractions
+import functools
 import os
 import pathlib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 _ATTRIBUTE_EXAMPLES = """\
@@ -54,6 +55,22 @@ file of inputs is one of them; its elements are factors of their own:
   standard_deviation = 0.5
 """
 
+_SAE_EXAMPLES = """\
+examples:
+  jaxplain sae train                                 # topk on a layer of the demo's network
+  jaxplain sae train batch_topk --latents 256 --k 8 --steps 4000 --out digits_sae
+  jaxplain sae train jumprelu --latents 16384 --l0-coefficient 1e-3 --target-l0 32 \\
+      --activations activations.zarr --leaf h --steps 50000 --batch-size 4096 \\
+      --checkpoint-every 1000 --out my_sae
+  jaxplain sae evaluate my_sae --activations held_out.npy
+  jaxplain sae export my_sae --format sparsify --out my_sae_sparsify
+  jaxplain sae info my_sae
+
+The architecture is a function of jaxplain.sae, and its options are given by their names in its
+signature, with dashes for underscores; `jaxplain sae train ARCHITECTURE --help` lists them. A run
+with checkpoints that was stopped goes on with --resume and the same options.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
@@ -68,17 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    if rest and options.command not in ("attribute", "sobol"):
+    if rest and not options.takes_rest:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status = options.run(options, rest)
     except KeyboardInterrupt:
-        print(f"\njaxplain {options.command}: interrupted", file=sys.stderr)
+        print(f"\n{options.parser.prog}: interrupted", file=sys.stderr)
         return 130
     except (OSError, ImportError, TypeError, ValueError, NotImplementedError) as error:
         if os.environ.get("JAXPLAIN_TRACEBACK"):
             raise
-        print(f"jaxplain {options.command}: {_one_line(error)}", file=sys.stderr)
+        print(f"{options.parser.prog}: {_one_line(error)}", file=sys.stderr)
         return 1
     return int(status or 0)
 
@@ -89,6 +106,30 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def _command(
+    among: Any,
+    name: str,
+    run: Callable[..., Any],
+    summary: str,
+    *,
+    rest: bool = False,
+    **texts: Any,
+) -> Any:
+    """The parser of one command; with `rest` the command reads itself what is not known here."""
+    made = among.add_parser(
+        name,
+        help=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=not rest,
+        **texts,
+    )
+    made.set_defaults(run=run, parser=made, takes_rest=rest)
+    if rest:
+        made.add_argument("-h", "--help", action="store_true", help="print this and stop")
+    return made
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxplain", description="Explain neural networks from inside JAX."
@@ -96,17 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
 
-    def command(name: str, run: Callable[..., Any], summary: str, **texts: Any) -> Any:
-        made = subparsers.add_parser(
-            name,
-            help=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **texts,
-        )
-        made.set_defaults(run=run, parser=made)
-        return made
-
+    command = functools.partial(_command, subparsers)
     demo = command(
         "demo",
         _run_demo,
@@ -140,9 +171,8 @@ def _parser() -> argparse.ArgumentParser:
             "into a folder of zarr arrays; then tests a sample by deletion and insertion."
         ),
         epilog=_ATTRIBUTE_EXAMPLES,
-        add_help=False,
+        rest=True,
     )
-    attribute.add_argument("-h", "--help", action="store_true", help="print this and stop")
     what = attribute.add_argument_group("what is explained")
     what.add_argument("--model", metavar="PACKAGE.MODULE:FUNCTION", help="returns (apply, params)")
     what.add_argument(
@@ -232,9 +262,8 @@ def _parser() -> argparse.ArgumentParser:
             "with intervals, prints them, and saves a table and a chart."
         ),
         epilog=_SOBOL_EXAMPLES,
-        add_help=False,
+        rest=True,
     )
-    sobol.add_argument("-h", "--help", action="store_true", help="print this and stop")
     sobol.add_argument(
         "--model",
         metavar="PACKAGE.MODULE:FUNCTION",
@@ -254,6 +283,8 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace these files where they exist"
     )
 
+    _add_sae(command)
+
     report = command(
         "report", _run_report, "write one HTML page of a store, or of several that are compared"
     )
@@ -270,11 +301,106 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_demo(options: argparse.Namespace, _: list[str]) -> None:
+def _add_sae(command: Callable[..., Any]) -> None:
+    """The commands for dictionaries, each a word after `sae`."""
+    sae = command(
+        "sae",
+        _run_sae,
+        "train a sparse dictionary, measure it, write it for other libraries",
+        epilog=_SAE_EXAMPLES,
+    )
+    add = functools.partial(
+        _command, sae.add_subparsers(dest="action", metavar="train|evaluate|export|info")
+    )
+
+    train = add(
+        "train",
+        _run_sae_train,
+        "train a dictionary on activations",
+        usage="jaxplain sae train [ARCHITECTURE] [options]",
+        description=(
+            "Trains a sparse dictionary, `topk` unless another is named, and writes it as SAELens\n"
+            "reads it, with its history, what was run, and figures. Without --activations it is\n"
+            "trained on a hidden layer of the demo's network, on scikit-learn's digits: nothing\n"
+            "is downloaded, it takes seconds, and needs pip install 'jaxplain[demo,io]'. A latent\n"
+            "is dead that was not active in ten passes, unless --dead-after is given."
+        ),
+        epilog=_SAE_EXAMPLES,
+        rest=True,
+    )
+    _add_activations(train, "what it is trained on (default: the demo's digits)")
+    train.add_argument(
+        "--steps", type=int, default=2000, help="of the optimiser, Adam (default: %(default)s)"
+    )
+    train.add_argument(
+        "--batch-size", type=int, help="activations in a step (default: 512, or all if fewer)"
+    )
+    train.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="of Adam (default: %(default)s)"
+    )
+    train.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the start and the order of the activations (default: %(default)s)",
+    )
+    train.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="N",
+        help="keep the state of the run after every N steps (default: never)",
+    )
+    train.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("sae_output"),
+        help="folder of what is written (default: %(default)s)",
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--overwrite", action="store_true", help="replace what an earlier run wrote to --out"
+    )
+
+    evaluate = add("evaluate", _run_sae_action, "measure a dictionary on held-out activations")
+    evaluate.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
+    _add_activations(
+        evaluate, "what it is measured on (default: the unseen digits that `train` leaves)"
+    )
+    evaluate.add_argument(
+        "--sequence-length",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many rows in a row are of one sequence, for standard errors (default: 1)",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print JSON in place of a table")
+
+    export = add("export", _run_sae_action, "write a dictionary as another library reads it")
+    export.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
+    export.add_argument("--format", required=True, help="saelens, sparsify or dictionary_learning")
+    export.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
+
+    info = add("info", _run_sae_action, "print what a folder of a dictionary holds")
+    info.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
+
+
+def _add_activations(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--activations", metavar="FILE", help=f"file.npy or a store: {what}")
+    parser.add_argument("--leaf", help="of a store: the array of activations (default: values)")
+    parser.add_argument("--mask", help="of a store: the array that says which rows count")
+
+
+def import_demo() -> Any:
+    """The demo, or what to install."""
     try:
         from jaxplain import demo
     except ImportError as error:
         raise ImportError(f"{error}. Try: pip install 'jaxplain[demo]'") from None
+    return demo
+
+
+def _run_demo(options: argparse.Namespace, _: list[str]) -> None:
+    demo = import_demo()
     demo.run(options.out, steps=options.steps, batch_size=options.batch_size)
 
 
@@ -284,10 +410,10 @@ def _run_attribute(options: argparse.Namespace, rest: list[str]) -> int | None:
 
     method = _names.method(options.method)
     if options.help:
-        _print_help(options, options.method, method)
+        _print_help(options, options.method, method, _names.options_of(method))
         print(f"\nmethods: {', '.join(sorted(n for n in _names.methods() if '.' in n))}")
         return 0
-    keywords = _names.parse_options(method, rest)
+    keywords = _names.parse_options(_names.options_of(method), rest)
     missing = [n for n in ("model", "data", "out") if getattr(options, n) is None]
     if options.dry_run and "out" in missing:
         missing.remove("out")
@@ -432,21 +558,52 @@ def _print_plan(plan: Any) -> None:
 
 def _run_sobol(options: argparse.Namespace, rest: list[str]) -> None:
     from jaxplain import sobol
-    from jaxplain.cli import _sobol
+    from jaxplain.cli import _names, _sobol
 
     if options.help:
-        _print_help(options, "sobol.indices", sobol.indices)
+        _print_help(options, "sobol.indices", sobol.indices, _names.options_of(sobol.indices))
     else:
         _sobol.run(options, rest)
 
 
-def _print_help(options: argparse.Namespace, name: str, function: Any) -> None:
+def _run_sae(options: argparse.Namespace, _: list[str]) -> int:
+    options.parser.print_help()
+    return 2
+
+
+def _run_sae_train(options: argparse.Namespace, rest: list[str]) -> None:
+    from jaxplain import sae
+    from jaxplain.cli import _sae
+
+    name, function, words = _sae.architecture_of(rest)
+    if not options.help:
+        _sae.train(options, name, words)
+        return
+    _print_help(options, name, function, _sae.parameters(function))
+    _print_options("training", sae.train, _sae.TRAINING)
+    print(f"\narchitectures: {', '.join(_sae.architectures())}")
+
+
+def _run_sae_action(options: argparse.Namespace, _: list[str]) -> None:
+    from jaxplain.cli import _sae
+
+    run = {"evaluate": _sae.evaluate, "export": _sae.export, "info": _sae.info}
+    run[options.action](options)
+
+
+def _print_help(
+    options: argparse.Namespace, name: str, function: Any, known: Iterable[str]
+) -> None:
     """The help of the command, and the options of a function from its docstring."""
+    options.parser.print_help()
+    _print_options(name, function, known)
+
+
+def _print_options(name: str, function: Any, known: Iterable[str]) -> None:
     from jaxplain.cli import _names
 
-    options.parser.print_help()
     print(f"\noptions of {name}:")
-    for option in _names.options_of(function):
+    for option in known:
         text = textwrap.wrap(_names.describe(function, option), 72)
         print("\n      ".join([f"  --{option.replace('_', '-')}", *text]))
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import jaxplain
@@ -76,9 +76,8 @@ def describe(function: Callable[..., Any], option: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-def parse_options(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
-    """`--steps 64 --rule paths.midpoint` as the keyword arguments of a method."""
-    known = options_of(function)
+def parse_options(known: Collection[str], words: Sequence[str]) -> dict[str, Any]:
+    """`--steps 64 --rule paths.midpoint` as keyword arguments, of those that are known."""
     options: dict[str, Any] = {}
     rest = list(words)
     while rest:

@@ -27,7 +27,7 @@ def ishigami(x: Any) -> jax.Array:
 
 def run(options: argparse.Namespace, rest: list[str]) -> None:
     """Estimates, prints and saves."""
-    keywords = _names.parse_options(sobol.indices, rest)
+    keywords = _names.parse_options(_names.options_of(sobol.indices), rest)
     for name in ("first_order", "total_order"):
         if isinstance(keywords.get(name), str):
             keywords[name] = _estimator(name, keywords[name])

@@ -1,4 +1,4 @@
-"""The progress of a run: examples per second and the time that is left, on standard error."""
+"""The progress of a run: what is done per second and the time that is left, on standard error."""
 
 from typing import Any
 
@@ -10,12 +10,14 @@ import rich.text
 class Progress:
     """A bar that also runs where nobody looks: without a terminal it prints nothing."""
 
-    def __init__(self, name: str, total: int | None, done: int, *, shown: bool) -> None:
+    def __init__(
+        self, name: str, total: int | None, done: int, *, shown: bool, unit: str = "examples"
+    ) -> None:
         columns: list[Any] = [
             "{task.description}",
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
-            _Rate(),
+            _Rate(unit),
             rich.progress.TimeRemainingColumn(),
         ]
         console = rich.console.Console(stderr=True)
@@ -34,11 +36,15 @@ class Progress:
     def say(self, description: str) -> None:
         self._bar.update(self._task, description=description)
 
-    def advance(self, examples: int) -> None:
-        self._bar.advance(self._task, examples)
+    def advance(self, count: int) -> None:
+        self._bar.advance(self._task, count)
 
 
 class _Rate(rich.progress.ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: rich.progress.Task) -> Any:
         speed = task.finished_speed or task.speed
-        return rich.text.Text("" if speed is None else f"{speed:,.0f} examples/s")
+        return rich.text.Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
