@@ -11,6 +11,7 @@ from jaxplain.plots._bars import bars
 from jaxplain.plots._curve import curve
 from jaxplain.plots._grid import grid
 from jaxplain.plots._heatmap import heatmap
+from jaxplain.plots._pareto import pareto
 from jaxplain.plots._tokens import tokens
 
-__all__ = ["bars", "curve", "grid", "heatmap", "tokens"]
+__all__ = ["bars", "curve", "grid", "heatmap", "pareto", "tokens"]

@@ -13,6 +13,7 @@ def library() -> Any:
         import matplotlib.colors
         import matplotlib.figure
         import matplotlib.patches
+        import matplotlib.ticker
     except ImportError as error:
         raise ImportError(
             "drawing needs the package matplotlib: pip install 'jaxplain[plot]'"

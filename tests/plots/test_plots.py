@@ -147,6 +147,7 @@ def test_given_axes_are_used_and_new_ones_are_apart():
     assert plots.bars([1.0], ["a"], ax=ax) is ax
     assert plots.curve([0.0, 1.0], [1.0, 0.0], ax=ax) is ax
     assert plots.tokens(["a"], [1.0], ax=ax) is ax
+    assert plots.pareto({"a": {"l0": [1], "fvu": [1]}}, ax=ax) is ax
     assert plots.heatmap(VALUES).figure is not figure
 
 
@@ -198,6 +199,52 @@ def test_curves_and_their_bands():
 def test_a_curve_with_nan_errors_is_drawn():
     """As of one example, whose standard error does not exist."""
     drawn(plots.curve([0.0, 1.0], [1.0, 0.0], errors=[np.nan, np.nan], label="one"))
+
+
+# ----------------------------------------------------------------------------------------- pareto
+
+
+def test_a_line_for_each_architecture_in_the_order_of_l0():
+    rows = [{"l0": 8.0, "fvu": 0.1, "se": 0.02}, {"l0": 2.0, "fvu": 0.4, "se": np.nan}]
+    arrays = {"l0": jnp.array([1.0, 4.0, 16.0]), "fvu": jnp.array([0.5, 0.25, 0.125])}
+    ax = plots.pareto({"_$relu$": rows}, errors="se")
+    assert plots.pareto({"topk": arrays, "gated": rows}, ax=ax) is ax
+    expected = ([[2, 0.4], [8, 0.1]], [[1, 0.5], [4, 0.25], [16, 0.125]], [[2, 0.4], [8, 0.1]])
+    for line, own in zip(ax.lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), own)
+    assert len({line.get_marker() for line in ax.lines}) == 3
+    assert len({line.get_color() for line in ax.lines}) == 3
+    (segment,) = ax.collections[0].get_segments()  # none where the error is NaN
+    np.testing.assert_allclose(segment, [[8, 0.08], [8, 0.12]])
+    assert ax.get_title(loc="right") == "bars: ± one standard error"
+    texts = ax.get_legend().get_texts()
+    assert [text.get_text().strip() for text in texts] == ["_$relu$", "topk", "gated"]
+    assert not any(text.get_parse_math() for text in texts)
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel().startswith("L0")
+    assert ax.get_ylabel().startswith("FVU")
+    drawn(ax)
+    low, high = ax.get_xlim()
+    ticks = [t.get_text() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+    assert ticks == ["1", "2", "5", "10"]  # and not powers of ten alone
+
+
+def test_points_that_a_logarithm_or_a_figure_cannot_have_are_counted():
+    found = {"l0": [0.0, 3.0, np.inf, 1.0, -1.0], "fvu": [1.0, 0.2, 0.1, np.nan, 0.1]}
+    ax = plots.pareto({"a": found, "b": {"l0": [0], "fvu": [1]}})
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[3, 0.2]])
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["a (4 left out)", "b (1 left out)"]
+    assert ax.get_title(loc="right") == ""
+    drawn(ax)
+
+
+def test_any_two_fields_are_drawn():
+    rows = [{"k": 1, "$d$": 0.5}, {"k": 2, "$d$": 0.25}]
+    ax = plots.pareto({"topk": rows}, x="k", y="$d$")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("k", "$d$")
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[1, 0.5], [2, 0.25]])
+    drawn(ax)
 
 
 # ------------------------------------------------------------------------------------------- grid
@@ -334,6 +381,24 @@ def test_wide_letters_take_two_columns():
         (lambda: plots.curve([0.0, 1.0], [[1.0, 0.0]]), ValueError, r"\(1, 2\).*over_examples"),
         (lambda: plots.curve([], []), ValueError, r"\(0,\)"),
         (lambda: plots.curve([0.0], [1.0], errors=[1.0, 1.0]), ValueError, r"errors.*\(2,\)"),
+        (lambda: plots.pareto([{"l0": 1, "fvu": 1}]), TypeError, r"dict.*table\(\).*a list"),
+        (lambda: plots.pareto({}), ValueError, "empty dict"),
+        (lambda: plots.pareto({"a": 3}), TypeError, r"points\['a'\].*table\(\).*an? int"),
+        (lambda: plots.pareto({"a": [3]}), TypeError, r"points\['a'\].*a list"),
+        (lambda: plots.pareto({"a": []}), ValueError, r"points\['a'\].*empty"),
+        (lambda: plots.pareto({"a": [{"l0": 1}]}), ValueError, "no 'fvu', but l0"),
+        (
+            lambda: plots.pareto({"a": {"l0": [1, 2], "fvu": [1]}}),
+            ValueError,
+            r"'fvu' of points\['a'\].*\(1,\)",
+        ),
+        (lambda: plots.pareto({"a": {"l0": 1, "fvu": 1}}), ValueError, r"'l0'.*\(\)"),
+        (lambda: plots.pareto({"a": [{"l0": "x", "fvu": 1}]}), TypeError, "'l0' of points"),
+        (
+            lambda: plots.pareto({"a": [{"l0": 1, "fvu": 1, "se": -2}]}, errors="se"),
+            ValueError,
+            "negative.*-2",
+        ),
         (lambda: plots.grid(VALUES[0], VALUES[0]), ValueError, r"images\[None\]"),
         (lambda: plots.grid(np.zeros((0, 2, 2)), np.zeros((0, 2, 2))), ValueError, "at least one"),
         (lambda: plots.grid(VALUES, VALUES[:2]), ValueError, "values.*6 images"),
@@ -361,6 +426,7 @@ def test_a_missing_matplotlib_names_the_line_that_installs_it(monkeypatch):
         lambda: plots.tokens(["a"], [1.0]),
         lambda: plots.curve([0.0], [1.0]),
         lambda: plots.grid(VALUES, VALUES),
+        lambda: plots.pareto({"a": {"l0": [1], "fvu": [1]}}),
     ):
         with pytest.raises(ImportError, match=r"pip install 'jaxplain\[plot\]'"):
             call()
