@@ -320,6 +320,7 @@ def test_what_a_format_cannot_say(tmp_path):
         ),
         (formats.save_sparsify, relu, H, "sparsify has topk alone, and no relu"),
         (formats.save_sparsify, sae.topk(LATENTS, 3, is_centred=False), H, "no is_centred=False"),
+        (formats.save_sparsify, sae.transcoder(topk), (H, H[:, :OUTPUTS]), "one width.* 6 and 4"),
     ):
         params = dictionary.init(jax.random.key(1), sample)
         with pytest.raises(ValueError, match=message):
