@@ -288,6 +288,18 @@ def test_the_dictionaries_benchmark_runs(tmp_path):
     assert set(found["rounds"]) >= {"topk", "batch_topk", "relu", "jumprelu", "one matrix product"}
 
 
+def test_the_toy_of_dictionaries_runs(tmp_path):
+    printed = run("-m", "bench.toy_dictionary", "--quick", "--rounds", "2", "--out", str(tmp_path))
+    assert "compiling: the scan" in printed
+    (file,) = tmp_path.iterdir()
+    found = harness.read(file)
+    seconds = found["seconds_of_a_step"]
+    assert all(len(s["rounds"]) == 2 and s["median"] > 0 for s in seconds.values())
+    assert set(seconds) >= {"scan", "scan, again", "scan, its data", "sae.train"}
+    for how in ("scan", "sae.train"):  # of the same start they differ in their batches alone
+        assert 0.35 < found["quality"][how]["fvu"] < 0.55
+
+
 def test_the_sites_benchmark_runs(tmp_path):
     printed = run("-m", "bench.sites", "--quick", "--out", str(tmp_path))
     assert "all residual sites" in printed
@@ -314,6 +326,20 @@ def test_the_study_of_accuracy_runs(tmp_path):
     assert of["gauss_legendre", 16] < of["left_riemann", 16]
     assert ("gauss_kronrod", 15) in of
     assert all(0 <= r["met"] <= 1 for r in result["tolerances"])
+
+
+@pytest.mark.slow
+def test_the_study_of_dictionaries_runs(tmp_path):
+    run("-m", "bench.dictionary_pareto", "--quick", "--only", "toy", "--out", str(tmp_path))
+    assert (tmp_path / "dictionary_pareto.png").stat().st_size > 1000
+    found = harness.read(tmp_path / "dictionary_pareto_toy.json")["architectures"]
+    assert len(found) == 8
+    for one, two in found.values():
+        assert one["l0"] != two["l0"]
+        assert 0 < min(one["fvu"], two["fvu"]) < 1.5
+    one, two = found["topk"]
+    assert (one["sparsity"], two["sparsity"]) == (1, 2)
+    assert one["l0"] <= 1 < two["l0"] <= 2
 
 
 # What the bars were set on (classes, weights and biases): a network that drifts is another network.
