@@ -463,6 +463,12 @@ def learnt(dictionary, take=lambda rows: rows):
     return function
 
 
+def folded_codes(key, rows):
+    inner = sae.topk(8, 2)
+    dictionary = sae.normalised(inner)
+    return inner.encode(sae.folded(dictionary, dictionary.init(key, rows)), rows)
+
+
 def one_step(key, rows):
     run = sae.training(sae.relu(6, 0.1), optax.sgd(0.1))
     return run.step(run.init(sae.relu(6, 0.1).init(key, rows)), rows)
@@ -474,10 +480,12 @@ FUNCTIONS = {
         learnt(sae.crosscoder(sae.relu(8, 0.1)), lambda h: jnp.stack([h, 2 * h], axis=1)),
         (KEY, ROWS),
     ),
+    "sae.folded": (folded_codes, (KEY, ROWS)),
     "sae.gated": (learnt(sae.gated(8, 0.1)), (KEY, ROWS)),
     "sae.geometric_median": (sae.geometric_median, (ROWS,)),
     "sae.jumprelu": (learnt(sae.jumprelu(8, 0.1)), (KEY, ROWS)),
     "sae.matryoshka": (learnt(sae.matryoshka(8, 2, sizes=(4, 8))), (KEY, ROWS)),
+    "sae.normalised": (learnt(sae.normalised(sae.topk(8, 2), has_centre=True)), (KEY, ROWS)),
     "sae.p_annealed": (learnt(sae.p_annealed(8, 0.1)), (KEY, ROWS)),
     "sae.relu": (learnt(sae.relu(8, 0.1)), (KEY, ROWS)),
     "sae.synthetic.activations": (

@@ -24,6 +24,7 @@ from jaxplain.sae._gated import gated
 from jaxplain.sae._initial import geometric_median
 from jaxplain.sae._jumprelu import jumprelu
 from jaxplain.sae._matryoshka import matryoshka
+from jaxplain.sae._normalised import folded, normalised
 from jaxplain.sae._p_annealed import p_annealed
 from jaxplain.sae._probing import SparseProbing, sparse_probing
 from jaxplain.sae._relu import relu
@@ -57,6 +58,7 @@ __all__ = [
     "batch_topk",
     "crosscoder",
     "evaluate",
+    "folded",
     "formats",
     "gated",
     "geometric_median",
@@ -64,6 +66,7 @@ __all__ = [
     "loss_recovered",
     "matryoshka",
     "max_cosines",
+    "normalised",
     "p_annealed",
     "relu",
     "separation",

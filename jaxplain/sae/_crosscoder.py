@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
+from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status, of_its_own
 from jaxplain.sae._shards import ALONE, Shards
 
 
@@ -47,8 +47,7 @@ def crosscoder(dictionary: Dictionary) -> Dictionary:
         Lindsey, Templeton, Marcus, Conerly, Batson and Olah, "Sparse Crosscoders for Cross-Layer
         Features and Model Diffing", 2024, https://transformer-circuits.pub/2024/crosscoders
     """
-    if not isinstance(dictionary, Dictionary):
-        raise TypeError(f"dictionary must be one of jaxplain.sae, but is {dictionary!r}.")
+    dictionary = of_its_own(dictionary, "a crosscoder")
 
     def flat(h: Any) -> jax.Array:
         if jnp.ndim(h) < 3:

@@ -109,12 +109,26 @@ def _same_params(
     return params, status.memory
 
 
+def of_its_own(dictionary: Any, what: str) -> "Dictionary":
+    """The dictionary, unless it is none, or one that is to be made last."""
+    if not isinstance(dictionary, Dictionary):
+        raise TypeError(f"dictionary must be one of jaxplain.sae, but is {dictionary!r}.")
+    for made in ("sharded", "normalised"):
+        if dictionary.about.get(f"is_{made}") and (what, made) != ("sharded", "normalised"):
+            raise ValueError(
+                f"the dictionary is {made} already: make it first by what it is, such as a "
+                "transcoder, then normalised, then sharded."
+            )
+    return dictionary
+
+
 def latent_axis(name: str, leaf: Any, latents: int) -> int | None:
     """Which axis of a parameter is that of the latents; None where none is."""
     if name == "W_dec":
         return 0
-    is_other = name in ("b_dec", "W_skip") or leaf.ndim == 0 or leaf.shape[-1] != latents
-    return None if is_other else leaf.ndim - 1
+    is_split = name.startswith(("W_enc", "b_", "r_", "threshold")) and name != "b_dec"
+    has_latents = leaf.ndim > 0 and leaf.shape[-1] == latents
+    return leaf.ndim - 1 if is_split and has_latents else None
 
 
 class Dictionary(NamedTuple):

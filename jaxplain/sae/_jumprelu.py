@@ -20,8 +20,10 @@ from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Status
 from jaxplain.sae._shards import ALONE, Shards
 
 # The controller of the coefficient: its gain by the error as it is and by its sum over steps, in
-# logarithms, and how far it may go from where it started, either way.
+# logarithms, the most that an error counts in each, and how far the coefficient may go from where
+# it started, either way. The sum takes larger errors, which come of a start that is far off.
 PROPORTIONAL, INTEGRAL, LIMIT = 1.0, 0.002, math.log(1e4)
+MOST, MOST_IN_SUM = 1.0, 3.0
 
 
 @jax.custom_vjp
@@ -90,12 +92,16 @@ def jumprelu(
         latents: F, how many there are.
         l0_coefficient: c, for a squared error that is summed over d. May be a traced number.
         target_l0: how many latents are to be active on average: c then starts from
-            `l0_coefficient` and is moved by a controller until they are. What it is stands in the
-            metrics of training as `coefficient`, and whether it has come to the end of its range,
-            1e-4 to 1e4 times the start, as `is_saturated`. May be a traced number.
+            `l0_coefficient` and is moved by a controller until they are, by a factor of at most
+            400 in 1,000 steps. What it is stands in the metrics of training as `coefficient`, and
+            whether it has come to the end of its range, 1e-4 to 1e4 times the start, as
+            `is_saturated`. Thresholds fall more slowly than they rise: more latents than the
+            data has features cannot be had. May be a traced number.
         bandwidth: eps, as a share of the root mean square of |h| over the batch.
         threshold: where theta starts, as the same share over the sample.
-        is_centred: whether b_dec is taken from h before it is encoded; not in the paper.
+        is_centred: whether b_dec is taken from h before it is encoded; not in the paper. Worth it
+            where activations have a large mean, unless `jaxplain.sae.normalised` takes it from
+            them: docs/sae.md has figures.
 
     Returns:
         `jaxplain.sae.Dictionary` whose parameters are W_enc (d, F), b_enc (F,), threshold (F,),
@@ -193,10 +199,11 @@ def _scale(rows: jax.Array, shards: Shards = ALONE) -> jax.Array:
 def _controlled(memory: Any, l0: jax.Array, start: Any, target: Any) -> Any:
     """The coefficient for the next step: log c = log start + P error + I sum of errors."""
     dtype = memory["sum"].dtype
-    error = jnp.clip(jnp.log(jnp.maximum(l0.astype(dtype), 1e-3) / target), -1, 1)
-    moved = memory["sum"] + INTEGRAL * error
+    error = jnp.log(jnp.maximum(l0.astype(dtype), 1e-3) / target)
+    moved = memory["sum"] + INTEGRAL * jnp.clip(error, -MOST_IN_SUM, MOST_IN_SUM)
     total = jnp.clip(moved, -LIMIT, LIMIT)  # a sum that went on would be slow to return
-    coefficient = start * jnp.exp(jnp.clip(total + PROPORTIONAL * error, -LIMIT, LIMIT))
+    now = PROPORTIONAL * jnp.clip(error, -MOST, MOST)
+    coefficient = start * jnp.exp(jnp.clip(total + now, -LIMIT, LIMIT))
     return {
         "coefficient": coefficient.astype(dtype),
         "is_saturated": jnp.abs(moved) >= LIMIT,

@@ -35,7 +35,8 @@ def resampled(
     even = is_finite.astype(loss.dtype) / jnp.maximum(jnp.sum(is_finite), 1).astype(loss.dtype)
     chances = jnp.where(total > 0, chances / jnp.where(total > 0, total, 1), even)
     draws = jax.random.choice(key, len(h), dead.shape, p=chances)
-    drawn = jnp.where(is_finite[draws][:, None], h[draws], 0)
+    drawn = h[draws] - params["centre"][None] if "centre" in params else h[draws]
+    drawn = jnp.where(is_finite[draws][:, None], drawn, 0)
     norms = jnp.linalg.norm(drawn, axis=-1, keepdims=True)
     directions = drawn / jnp.where(norms > 0, norms, 1)
     W_enc, W_dec = params["W_enc"], params["W_dec"]

@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.sae import _shards
-from jaxplain.sae._dictionary import UNTOLD, Dictionary, Params, Report, Sparse, Status, latent_axis
+from jaxplain.sae._dictionary import (
+    UNTOLD,
+    Dictionary,
+    Params,
+    Report,
+    Sparse,
+    Status,
+    latent_axis,
+    of_its_own,
+)
 from jaxplain.sae._shards import Shards
 
 
@@ -71,8 +80,7 @@ def sharded(
         As the training of 16 million latents in Gao et al., "Scaling and evaluating sparse
         autoencoders", ICLR 2025, section 2 and appendix, whose top-k over parts this is.
     """
-    if not isinstance(dictionary, Dictionary):
-        raise TypeError(f"dictionary must be one of jaxplain.sae, but is {dictionary!r}.")
+    dictionary = of_its_own(dictionary, "sharded")
     if not isinstance(mesh, jax.sharding.Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, but is {mesh!r}.")
     shards = Shards(_axes(mesh, rows, "rows"), _axes(mesh, latents, "latents"))
@@ -168,7 +176,13 @@ def sharded(
         return _put(mesh, params, specs(params)), memory
 
     return dictionary._replace(
-        init=init, encode=encode, decode=decode, loss=loss, after=after, place=place
+        init=init,
+        encode=encode,
+        decode=decode,
+        loss=loss,
+        after=after,
+        place=place,
+        about={**dictionary.about, "is_sharded": True},
     )
 
 

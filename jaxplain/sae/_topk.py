@@ -173,5 +173,10 @@ def topk(
         _ground.unit_norm,
         latents=latents,
         revives=True,
-        about={"architecture": "topk", "k": k, "is_centred": is_centred},
+        about={
+            "architecture": "topk",
+            "k": k,
+            "multi_topk": multi_topk,
+            "is_centred": is_centred,
+        },
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.sae import _ground, _initial
-from jaxplain.sae._dictionary import UNTOLD, Dictionary, Pair, Params, Report, Status
+from jaxplain.sae._dictionary import UNTOLD, Dictionary, Pair, Params, Report, Status, of_its_own
 from jaxplain.sae._shards import ALONE, Shards
 
 
@@ -48,8 +48,7 @@ def transcoder(dictionary: Dictionary, *, has_skip: bool = False) -> Dictionary:
         2024; with a skip: Paulo, Shabalin and Belrose, "Transcoders Beat Sparse Autoencoders for
         Interpretability", 2025, https://arxiv.org/abs/2501.18823
     """
-    if not isinstance(dictionary, Dictionary):
-        raise TypeError(f"dictionary must be one of jaxplain.sae, but is {dictionary!r}.")
+    dictionary = of_its_own(dictionary, "a transcoder")
 
     def init(key: jax.Array, sample: Any) -> Params:
         inputs, targets = pair(sample)

@@ -77,7 +77,7 @@ def save_dictionary_learning(
         dictionary_learning 0.1.0: https://github.com/saprmarks/dictionary_learning
     """
     about = dictionary.about
-    _files.check_params(dictionary, params)
+    params = _files.exported(dictionary, params)
     kind, is_centred = about.get("architecture"), about.get("is_centred")
     name = {
         ("relu", True): "AutoEncoder",

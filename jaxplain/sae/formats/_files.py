@@ -10,12 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain.sae._dictionary import Dictionary, Params
+from jaxplain.sae._normalised import folded
 
 Loaded = tuple[Dictionary, Params]
 
 
-def check_params(dictionary: Dictionary, params: Params) -> None:
-    """Raises ValueError where the parameters are of another architecture."""
+def exported(dictionary: Dictionary, params: Params) -> Params:
+    """The parameters for activations as they are: of a normalised dictionary the folded ones.
+
+    Raises ValueError where they are of another architecture.
+    """
+    if dictionary.about.get("is_normalised"):
+        params = folded(dictionary, params)
     kind = dictionary.about.get("architecture")
     names = {"W_enc", "W_dec", "b_dec"}
     names |= {"b_gate", "b_mag", "r_mag"} if kind == "gated" else {"b_enc"}
@@ -26,6 +32,7 @@ def check_params(dictionary: Dictionary, params: Params) -> None:
             f"the parameters of {kind} are {', '.join(sorted(names))}, but these are "
             f"{', '.join(sorted(params))}."
         )
+    return params
 
 
 def library() -> Any:

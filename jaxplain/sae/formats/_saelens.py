@@ -71,7 +71,7 @@ def save_saelens(
     """
     about = dictionary.about
     kind = about.get("architecture")
-    _files.check_params(dictionary, params)
+    params = _files.exported(dictionary, params)
     if kind not in _SAELENS or about.get("is_crosscoder"):
         what = "crosscoder" if about.get("is_crosscoder") else kind
         raise ValueError(f"SAELens has no architecture for {what}.")

@@ -46,7 +46,7 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
         raise ValueError(f"sparsify has topk alone, and no {about.get('architecture')}.")
     if not about["is_centred"] and not is_transcoder:
         raise ValueError("sparsify takes b_dec from what it encodes, and has no is_centred=False.")
-    _files.check_params(dictionary, params)
+    params = _files.exported(dictionary, params)
     arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
     width, latents = arrays["W_enc"].shape
     if arrays["W_dec"].shape[1] != width:
@@ -68,7 +68,7 @@ def save_sparsify(folder: str | os.PathLike[str], dictionary: Dictionary, params
         "normalize_decoder": not is_transcoder,
         "num_latents": latents,
         "k": about["k"],
-        "multi_topk": False,
+        "multi_topk": about["multi_topk"],
         "skip_connection": bool(about.get("has_skip")),
         "transcode": is_transcoder,
         "d_in": width,
