@@ -737,6 +737,7 @@ HOST = {
     "sae.formats.save_dictionary_learning": "disk",
     "sae.formats.save_saelens": "disk",
     "sae.formats.save_sparsify": "disk",
+    "sae.harvested": "runs on the host",
     "sae.loss_recovered": "runs on the host",
     "sae.max_cosines": "numpy on the host",
     "sae.separation": "runs on the host",

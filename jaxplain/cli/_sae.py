@@ -126,7 +126,7 @@ def open_activations(path: str, leaf: str | None, mask: str | None) -> Activatio
     place = pathlib.Path(path)
     if place.is_dir():
         stored = sae.stored(place, leaf or "values", mask=mask)
-        return Activations(place.name, stored, int(stored.rows.sum()), stored.array.shape[-1])
+        return Activations(place.name, stored, int(stored.rows.sum()), stored.width)
     if place.suffix != ".npy":
         raise ValueError(
             f"--activations must be file.npy or the folder of a store that jaxplain.run.map wrote, "
@@ -469,7 +469,7 @@ def evaluate(options: argparse.Namespace) -> None:
             f"some of width {data.width}."
         )
     source = data.source
-    if isinstance(source, sae.Stored):
+    if isinstance(source, sae.Chunks):
         source = _finite(source.in_order(), path)
     measured = sae.evaluate(
         found.dictionary, found.params, source, sequence_length=options.sequence_length

@@ -7,6 +7,7 @@ a batch is done when its chunk is in every array; a run that is resumed computes
 
 import collections
 import datetime
+import errno
 import importlib.metadata
 import os
 import pathlib
@@ -177,7 +178,7 @@ def map(
         def settle() -> None:
             count, futures = on_disk.popleft()
             for future in futures:
-                future.result()
+                _finish(future, path)
             bar.advance(count)
 
         for batch in examples.batches(batch_size, done):
@@ -213,6 +214,20 @@ def map(
         },
     )
     return Summary(path, count, computed, _not_finite(results), seconds, program.compile_seconds)
+
+
+def _finish(written: Any, path: pathlib.Path) -> None:
+    """Waits until a chunk is on disk; a full disk is said as what it is."""
+    try:
+        written.result()
+    except ValueError as error:  # of tensorstore, which has no other
+        if f"os_error_code='{errno.ENOSPC}'" not in str(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "the disk is full. What is finished stays: make room and go on by resume=True",
+            str(path),
+        ) from error
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ result     = sae.train(key, dictionary, source, optimizer=optax.adam(2e-4), step
 from jaxplain.sae import formats, synthetic
 from jaxplain.sae._absorption import Absorption, absorption
 from jaxplain.sae._batch_topk import batch_topk
+from jaxplain.sae._chunks import Chunks
 from jaxplain.sae._crosscoder import crosscoder
 from jaxplain.sae._dictionary import Dictionary, Pair, Report, Sparse, Status
 from jaxplain.sae._evaluation import (
@@ -21,6 +22,7 @@ from jaxplain.sae._evaluation import (
     max_cosines,
 )
 from jaxplain.sae._gated import gated
+from jaxplain.sae._harvested import harvested
 from jaxplain.sae._initial import geometric_median
 from jaxplain.sae._jumprelu import jumprelu
 from jaxplain.sae._matryoshka import matryoshka
@@ -30,7 +32,7 @@ from jaxplain.sae._probing import SparseProbing, sparse_probing
 from jaxplain.sae._relu import relu
 from jaxplain.sae._separation import Separation, separation
 from jaxplain.sae._sharded import sharded
-from jaxplain.sae._stored import Stored, stored
+from jaxplain.sae._stored import stored
 from jaxplain.sae._sweep import Sweep, sweep
 from jaxplain.sae._topk import topk
 from jaxplain.sae._train import Trained, train
@@ -39,6 +41,7 @@ from jaxplain.sae._transcoder import transcoder
 
 __all__ = [
     "Absorption",
+    "Chunks",
     "Dictionary",
     "Evaluation",
     "LossRecovered",
@@ -50,7 +53,6 @@ __all__ = [
     "SparseProbing",
     "State",
     "Status",
-    "Stored",
     "Sweep",
     "Trained",
     "Training",
@@ -62,6 +64,7 @@ __all__ = [
     "formats",
     "gated",
     "geometric_median",
+    "harvested",
     "jumprelu",
     "loss_recovered",
     "matryoshka",

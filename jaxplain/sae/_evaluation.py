@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks, trees
-from jaxplain.sae import _ground, _stored
+from jaxplain.sae import _chunks, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
 
 BATCH = 4096
@@ -343,7 +343,7 @@ def _fvu(
 
 
 def _batches(source: Any, sequence_length: int, is_pair: bool) -> Iterator[Any]:
-    if isinstance(source, _stored.Stored):
+    if isinstance(source, _chunks.Chunks):
         source = source.in_order()
     if hasattr(source, "shape") or (is_pair and isinstance(source, tuple)):
         n = len(jax.tree.leaves(source)[0])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks
-from jaxplain.sae import _stored
+from jaxplain.sae import _chunks
 
 SAMPLE = 2**15  # examples that parameters are initialised from
 
@@ -25,11 +25,11 @@ def batches(
     Of an iterable the sample is its first batch, which the first step then gets: None where none
     is needed.
     """
-    if isinstance(source, _stored.Stored):
+    if isinstance(source, _chunks.Chunks):
         if batch_size is None:
-            raise ValueError("batch_size must be given where the source is a store.")
+            raise ValueError("batch_size must be given where the source is a store or a model.")
         size = checks.integer(batch_size, "batch_size")
-        return _stored.batches(source, key, size, SAMPLE)
+        return _chunks.batches(source, key, size, SAMPLE)
     if callable(source):
         draw = jax.jit(source)
         at = lambda t: draw(jax.random.fold_in(key, t))
@@ -39,8 +39,8 @@ def batches(
         return _of_arrays(leaves, source, key, batch_size)
     if not isinstance(source, Iterable) or isinstance(source, tuple):
         raise TypeError(
-            "source must be activations, a function `key -> batch`, a `jaxplain.sae.stored` or an "
-            f"iterable of batches, but is a {type(source).__name__}."
+            "source must be activations, a function `key -> batch`, a `jaxplain.sae.stored` or "
+            f"`harvested`, or an iterable of batches, but is a {type(source).__name__}."
         )
     return _of_iterable(iter(source), needs_sample)
 

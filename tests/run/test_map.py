@@ -1,5 +1,6 @@
 """A run over a dataset against `vmap` in memory; kills, other batches, other devices."""
 
+import errno
 import itertools
 import re
 import shutil
@@ -318,3 +319,24 @@ def test_plan_of_rounds():
     plan = run.plan(rounds(), (X, LABELS), shared=(W,), batch_size=8)
     assert plan.batches == 7
     assert plan.fields["values"].shape == (6,)
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    """By the error of tensorstore for it; what is finished stays, and the run can go on."""
+    x = np.arange(32.0, dtype=np.float32)
+    write, out = store.write, tmp_path / "out"
+
+    class Full:
+        def result(self):
+            raise ValueError(
+                "RESOURCE_EXHAUSTED: Error writing local file: Failed to write 120621 bytes to "
+                "file 3: No space left on device [os_error_code='28']"
+            )
+
+    monkeypatch.setattr(store, "write", lambda *args: [Full()] if args[1] == 2 else write(*args))
+    with pytest.raises(OSError, match=r"the disk is full\. What is finished stays") as caught:
+        jaxplain.run.map(jnp.sin, x, out, batch_size=8, progress=False)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(out))
+    monkeypatch.undo()
+    jaxplain.run.map(jnp.sin, x, out, batch_size=8, progress=False, resume=True)
+    np.testing.assert_allclose(read(out), np.sin(x), rtol=1e-6)

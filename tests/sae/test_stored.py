@@ -8,7 +8,7 @@ import pytest
 
 import jaxplain
 from jaxplain import sae
-from jaxplain.sae import _stored
+from jaxplain.sae import _chunks
 
 KEY = jax.random.key(0)
 EXAMPLES, POSITIONS, WIDTH = 60, 5, 4
@@ -35,7 +35,7 @@ def written(path, chunk=8, dtype=jnp.float32, examples=EXAMPLES):
 
 
 def taken(source, steps, batch_size, start=0):
-    _, at = _stored.batches(source, KEY, batch_size, 100)
+    _, at = _chunks.batches(source, KEY, batch_size, 100)
     return [np.asarray(at(t)) for t in range(start, start + steps)]
 
 
