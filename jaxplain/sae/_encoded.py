@@ -35,12 +35,17 @@ def rows(dictionary: Dictionary, h: Any, name: str, sequence_length: int = 1) ->
         )
 
 
+def batch_rows(latents: int, sequence_length: int = 1) -> int:
+    """How many rows are encoded at once, of so many latents: whole sequences, at least one."""
+    size = max(min(ROWS, MOST_AT_ONCE // max(latents, 1)), 1)
+    return max(size // sequence_length, 1) * sequence_length
+
+
 def batches(
     dictionary: Dictionary, params: Params, h: Any, name: str, sequence_length: int = 1
 ) -> Iterator[tuple[slice, jax.Array, jax.Array]]:
     """Where a batch stands, its rows and their codes (rows, F)."""
-    size = max(min(ROWS, MOST_AT_ONCE // params["W_enc"].shape[-1]), 1)
-    size = max(size // sequence_length, 1) * sequence_length
+    size = batch_rows(params["W_enc"].shape[-1], sequence_length)
     for start in range(0, len(h), size):
         place = slice(start, min(start + size, len(h)))
         own = jnp.asarray(h[place])

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import checks, trees
-from jaxplain.sae import _chunks, _ground
+from jaxplain.sae import _chunks, _encoded, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
 
-BATCH = 4096
 ALWAYS = 0.5  # a latent that is active on more than this share of rows tells little by being so
 
 
@@ -152,7 +151,7 @@ def evaluate(
     moments: Any = 0.0
     shift: Any = 0.0
     fired: Any = 0.0
-    for batch in _batches(source, sequence_length, is_pair):
+    for batch in _batches(source, sequence_length, is_pair, dictionary.latents):
         targets = batch[1] if is_pair else batch
         if targets.ndim != axes:
             raise ValueError(
@@ -178,11 +177,11 @@ def evaluate(
     rows = np.full(sequences, float(sequence_length))
     density = fired / n
     return Evaluation(
-        _ratio(total["error"], rows),
+        ratio(total["error"], rows),
         _fvu(total["error"], total["spread"], shift, moments, sequence_length),
-        _ratio(total["l0"], rows),
-        _ratio(total["cosine"], rows),
-        _ratio(total["size"], total["product"]),
+        ratio(total["l0"], rows),
+        ratio(total["cosine"], rows),
+        ratio(total["size"], total["product"]),
         density,
         float(np.mean(density == 0)),
         float(np.mean(density > ALWAYS)),
@@ -255,12 +254,12 @@ def loss_recovered(
     original, patched, zero, flat = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ones = np.ones_like(original)
     return LossRecovered(
-        _ratio(original, ones),
-        _ratio(patched, ones),
-        _ratio(zero, ones),
-        _ratio(flat, ones),
-        _ratio(flat - patched, flat - original),
-        _ratio(zero - patched, zero - original),
+        ratio(original, ones),
+        ratio(patched, ones),
+        ratio(zero, ones),
+        ratio(flat, ones),
+        ratio(flat - patched, flat - original),
+        ratio(zero - patched, zero - original),
     )
 
 
@@ -308,7 +307,7 @@ def max_cosines(left: Any, right: Any = None) -> np.ndarray:
     return best
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> Measured:
+def ratio(top: np.ndarray, bottom: np.ndarray) -> Measured:
     """The ratio of two sums over independent clusters, with its linearised standard error."""
     n, whole = len(top), bottom.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -342,12 +341,12 @@ def _fvu(
     return Measured(float(value), float(error_of))
 
 
-def _batches(source: Any, sequence_length: int, is_pair: bool) -> Iterator[Any]:
+def _batches(source: Any, sequence_length: int, is_pair: bool, latents: int) -> Iterator[Any]:
     if isinstance(source, _chunks.Chunks):
         source = source.in_order()
     if hasattr(source, "shape") or (is_pair and isinstance(source, tuple)):
         n = len(jax.tree.leaves(source)[0])
-        size = max(BATCH // sequence_length, 1) * sequence_length
+        size = _encoded.batch_rows(latents, sequence_length)
         parts: Any = (
             jax.tree.map(lambda a, k=k: jnp.asarray(a[k : k + size]), source)
             for k in range(0, n, size)

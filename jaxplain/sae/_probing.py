@@ -19,7 +19,7 @@ import scipy.special
 from jaxplain import checks
 from jaxplain.sae import _encoded, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
-from jaxplain.sae._evaluation import Measured, _ratio
+from jaxplain.sae._evaluation import Measured, ratio
 
 PENALTY = 1.0  # of |w|^2 / 2 beside a sum over rows: it matters only where classes separate
 CLOSE = 1e-5  # of sqrt(n), the size of the gradient's noise: where a fit ends
@@ -207,7 +207,7 @@ def _logistic(z: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _mean(values: np.ndarray, sequence_length: int) -> Measured:
     by_sequence = values.astype(np.float64).reshape(-1, sequence_length).sum(axis=1)
-    return _ratio(by_sequence, np.full(len(by_sequence), float(sequence_length)))
+    return ratio(by_sequence, np.full(len(by_sequence), float(sequence_length)))
 
 
 def _labels(labels: Any, rows: int, name: str) -> np.ndarray:
