@@ -1,4 +1,4 @@
-"""The examples that train through an attribution show the published effect, beyond its error."""
+"""The examples that train show the published effect, through an attribution beyond its error."""
 
 import importlib
 
@@ -46,3 +46,12 @@ def test_cosine_holds_attributions_still(example):
         assert_above(gain[f"cosine, {change}"])
         assert_above(gain[f"Kendall, {change}"])
     assert_above(gain["accuracy"], -0.02)
+
+
+def test_toy_models_are_drawn_from_orthogonal_to_a_pentagon(example):
+    """The figure of docs/sae.md; its geometry is tested in sae/test_synthetic.py."""
+    superposition = example("superposition")
+    several = superposition.train(500)
+    lengths = [np.linalg.norm(W, axis=1) for W in several]
+    assert [int(np.sum(own > 0.5)) for own in (lengths[0], lengths[-1])] == [2, 5]
+    assert len(superposition.draw(several).axes) == len(superposition.PROBABILITIES)

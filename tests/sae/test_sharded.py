@@ -137,6 +137,7 @@ def test_losses_in_float32():
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
 
+@pytest.mark.pins
 def test_meshes_of_explicit_axes(on_one_device, x64):
     """Where shardings are part of types, nothing else is asked of the user."""
     state, losses, _ = trained(over(ARCHITECTURES["topk sparse"](), (2, 4), EXPLICIT), "topk", 5)
@@ -178,6 +179,7 @@ def compiled(dictionary, params=None):
     return step.lower(state, dictionary.place(h)).compile().as_text()
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize("name", ["topk sparse", "topk dense", "batch_topk", "jumprelu"])
 def test_what_a_step_exchanges_is_what_the_method_needs(name):
     """The list of docs/sae.md, for 2 x 4 devices: rows (32, .) and latents 16 on each."""
