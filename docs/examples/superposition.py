@@ -2,9 +2,9 @@
 
     python docs/examples/superposition.py [picture.png]
 
-All models, eight seeds of each sparsity, are trained in one program; of each the best is drawn. Where
-features are dense the two most important ones have a dimension each; the sparser they are, the more
-share the plane, up to the pentagon (Elhage et al., "Toy Models of Superposition", 2022).
+All models, eight seeds of each sparsity, are trained in one program; of each the best is drawn.
+Where features are dense the two most important ones have a dimension each; the sparser they are,
+the more share the plane, up to the pentagon (Elhage et al., "Toy Models of Superposition", 2022).
 """
 
 import sys

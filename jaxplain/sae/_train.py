@@ -63,10 +63,12 @@ def train(
 
     Args:
         key: a typed key: for the start, the order of the activations, and what `source` draws.
-        dictionary: `jaxplain.sae.topk(...)` or another.
+        dictionary: `jaxplain.sae.topk(...)` or another; of `jaxplain.sae.sharded` the run is over
+            its devices.
         source: activations: an array (n, d), taken in a new order in each pass; a pure function
-            `key -> batch`; `jaxplain.sae.stored(path)`, those on disk; or an iterable of batches.
-            In place of an array a pair of arrays for a transcoder.
+            `key -> batch`; `jaxplain.sae.stored(path)`, those on disk; `jaxplain.sae.harvested(
+            function, inputs)`, those of a model; or an iterable of batches. In place of an array a
+            pair of arrays for a transcoder.
         optimizer: an `optax.GradientTransformation`.
         steps: how many steps the run has, with those that `state` has taken.
         batch_size: rows of a batch, for an array; at most n.
