@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{options.parser.prog}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (OSError, ImportError, TypeError, ValueError, NotImplementedError) as error:
         if os.environ.get("JAXPLAIN_TRACEBACK"):
             raise

@@ -74,8 +74,10 @@ def read_numpy(path: str, what: str = "--data", **options: Any) -> Any:
     _exists(path, what)
     try:
         return np.load(path, **options)
-    except ValueError as error:
-        raise ValueError(f"{what}: {path} cannot be read as numpy: {error}") from None
+    except (ValueError, EOFError) as error:
+        # What numpy then advises would run code of the file.
+        why = "it holds objects, or is no such file" if "pickle" in str(error) else error
+        raise ValueError(f"{what}: {path} cannot be read as numpy: {why}") from None
 
 
 def _exists(path: str, what: str = "--data") -> None:

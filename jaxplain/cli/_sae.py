@@ -43,6 +43,7 @@ TRAINING = (
     "record_every",
 )
 RUN, HELD_OUT, CHECKPOINTS = "run.json", "held_out.npy", "checkpoints"
+EARLIER = f"{CHECKPOINTS}.earlier"  # while a run that replaces it has not come to its end
 _FILES = (
     "cfg.json",
     "sae_weights.safetensors",
@@ -73,7 +74,7 @@ def architectures() -> dict[str, Callable[..., sae.Dictionary]]:
         for name, value in known.items()
         if inspect.isfunction(value)
         and inspect.signature(value).return_annotation is sae.Dictionary
-        and "latents" in parameters(value)
+        and next(iter(parameters(value))) == "latents"
     }
 
 
@@ -139,6 +140,11 @@ def open_activations(path: str, leaf: str | None, mask: str | None) -> Activatio
         raise ValueError(
             f"--activations {path} must hold floats of shape (n, d), but holds shape {array.shape} "
             f"of dtype {array.dtype}."
+        )
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"--activations {path} holds {array.dtype.str}, floats of the other byte order: save "
+            "them by `h.astype(h.dtype.newbyteorder('='))`."
         )
     blocks = (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
     for _ in _finite(blocks, path):
@@ -224,7 +230,7 @@ def train(options: argparse.Namespace, name: str, words: Sequence[str]) -> None:
             },
             "activations": {"name": data.name, "rows": data.rows, "width": data.width},
             "seconds": round(seconds, 3),
-            "last": last,
+            "last": {name: _finite_or_none(value) for name, value in last.items()},
         }
         written = _write(options.out, dictionary, trained, run, data.unseen)
     print(
@@ -259,6 +265,7 @@ def _settings(
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses, before anything is computed, what cannot be run or would replace another run."""
+    _bring_back(options.out)
     for option in ("steps", "batch_size", "checkpoint_every"):
         if (value := getattr(options, option)) is not None:
             checks.integer(value, f"--{option.replace('_', '-')}")
@@ -285,7 +292,7 @@ def _check(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _earlier_aside(options: argparse.Namespace) -> Iterator[None]:
     """With --overwrite: checkpoints of the earlier run, until the new one has come to its end."""
-    now, earlier = options.out / CHECKPOINTS, options.out / f"{CHECKPOINTS}.earlier"
+    now, earlier = options.out / CHECKPOINTS, options.out / EARLIER
     is_moved = options.overwrite and now.exists()
     if is_moved:
         shutil.rmtree(earlier, ignore_errors=True)
@@ -293,11 +300,18 @@ def _earlier_aside(options: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if is_moved and not (now.exists() and any(p.name.isdecimal() for p in now.iterdir())):
-            shutil.rmtree(now, ignore_errors=True)
-            earlier.rename(now)
+        _bring_back(options.out)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _bring_back(out: pathlib.Path) -> None:
+    """Puts the checkpoints of an earlier run back, unless the one that replaces it has its own."""
+    now, earlier = out / CHECKPOINTS, out / EARLIER
+    has_own = now.is_dir() and any(path.name.isdecimal() for path in now.iterdir())
+    if earlier.exists() and not has_own:
+        shutil.rmtree(now, ignore_errors=True)
+        earlier.rename(now)
 
 
 @contextlib.contextmanager
@@ -337,6 +351,9 @@ def _progress(steps: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
             done = int(record["step"])
 
         yield move
+
+
+SHOWN = ("fvu", "l0", "dead")
 
 
 def _shown(record: Mapping[str, float]) -> str:
@@ -432,6 +449,12 @@ def _as_trained(
     run: dict[str, Any], dictionary: sae.Dictionary, params: dict[str, jax.Array]
 ) -> tuple[sae.Dictionary, dict[str, jax.Array]]:
     """The dictionary as it was trained: in the files of SAELens a batch_topk is a jumprelu."""
+    known = parameters(architectures()[run["architecture"]])
+    if other := sorted(set(run["options"]) - set(known)):
+        raise ValueError(
+            f"{RUN} names {', '.join(other)}, which {run['architecture']} does not have: it is of "
+            f"another version. Without {RUN} the dictionary is read as SAELens reads it."
+        )
     trained = architectures()[run["architecture"]](**run["options"])
     sample = jax.ShapeDtypeStruct((1, params["W_enc"].shape[0]), params["W_enc"].dtype)
     shapes = {
@@ -489,13 +512,19 @@ def _table(measured: sae.Evaluation, name: str) -> str:
     return "\n".join(lines)
 
 
+def _finite_or_none(value: float) -> float | None:
+    """What is not finite is null: JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def _as_json(measured: sae.Evaluation) -> str:
-    """All fields; what is not finite is null, since JSON has no NaN."""
-    plain = lambda value: value if math.isfinite(value) else None
+    """All fields."""
     fields: dict[str, Any] = {}
     for field, value in measured._asdict().items():
         if isinstance(value, sae.Measured):
-            fields[field] = {name: plain(number) for name, number in value._asdict().items()}
+            fields[field] = {
+                name: _finite_or_none(number) for name, number in value._asdict().items()
+            }
         else:
             fields[field] = value.tolist() if isinstance(value, np.ndarray) else value
     return json.dumps(fields, indent=1)
@@ -536,7 +565,9 @@ def info(options: argparse.Namespace) -> None:
         data = found.run["activations"]
         print(f"trained on     {data['name']}: {data['rows']:,} of width {data['width']:,}")
         print(f"by             {_listed(found.run['training'])}")
-        print(f"to             {_shown(found.run['last'])}")
+        last = found.run["last"]
+        numbers = {name: math.nan if last.get(name) is None else last[name] for name in SHOWN}
+        print(f"to             {_shown(numbers)}")
 
 
 def _listed(values: Mapping[str, Any]) -> str:

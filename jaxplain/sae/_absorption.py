@@ -152,13 +152,15 @@ def absorption(
     cosines = unit[chosen] @ rows.T
     main = np.argmax(np.where(fired, cosines, -np.inf), axis=1)
 
+    # In the units of h, in which W_dec of a normalised dictionary stays as it is.
+    unit_of_codes = jnp.asarray(params.get("scale", 1.0), decoder.dtype)
     # float32 decides; what the host sums are whole numbers.
     is_aligned = cosines >= least_cosine
     sums: Any = 0.0
     products: Any = 0.0
     for place, own, codes in _encoded.batches(dictionary, params, h, "h", sequence_length):
         found = _absorbed(
-            codes.astype(decoder.dtype),
+            codes.astype(decoder.dtype) / unit_of_codes,
             own,
             decoder,
             jnp.asarray(unit, decoder.dtype),

@@ -84,6 +84,8 @@ def latest(checkpoints: Checkpoints, like: State) -> tuple[State, list[dict[str,
                 "a step is another program: an option of the dictionary, of the optimiser or of "
                 "training, or jax itself, is not what it was"
                 if name == "step"
+                else "the activations are others"
+                if name == "activations"
                 else f"{name} was {theirs.get(name)}, but is now {value}"
             )
             raise ValueError(
@@ -113,11 +115,21 @@ def digest(step: Any, state: State, batch: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def fingerprint(sample: Any) -> str:
+    """What tells activations from others: at most 64 rows, spread over a sample, and its shape."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(sample):
+        some = np.linspace(0, len(leaf) - 1, min(len(leaf), 64)).astype(int)
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(np.asarray(leaf[some])).tobytes())
+    return digest.hexdigest()
+
+
 def described(about: Any, state: State, key: jax.Array, **more: Any) -> dict[str, Any]:
     """What tells one run from another, as plain values."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
-        "dictionary": _json(dict(about)),
+        **{f"{name} of the dictionary": value for name, value in _json(dict(about)).items()},
         "state": [
             f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves
         ],

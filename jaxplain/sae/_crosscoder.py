@@ -49,8 +49,8 @@ def crosscoder(dictionary: Dictionary) -> Dictionary:
     """
     dictionary = of_its_own(dictionary, "a crosscoder")
 
-    def flat(h: Any) -> jax.Array:
-        if jnp.ndim(h) < 3:
+    def flat(h: Any, outer: int = 1) -> jax.Array:
+        if jnp.ndim(h) < 2 + outer:
             raise ValueError(
                 "a crosscoder takes activations of shape (..., values, width), but they have "
                 f"{jnp.shape(h)}."
@@ -74,7 +74,7 @@ def crosscoder(dictionary: Dictionary) -> Dictionary:
         return outer(dictionary.init(key, flat(sample)), *jnp.shape(sample)[-2:])
 
     def encode(params: Params, h: Any, sparse: int | None = None, *, shards: Shards = ALONE) -> Any:
-        return dictionary.encode(inner(params), flat(h), sparse, shards=shards)
+        return dictionary.encode(inner(params), flat(h, 0), sparse, shards=shards)
 
     def decode(params: Params, codes: Any, *, shards: Shards = ALONE) -> jax.Array:
         h = dictionary.decode(inner(params), codes, shards=shards)

@@ -145,6 +145,7 @@ class Dictionary(NamedTuple):
         memory: `params -> memory`, what is remembered at the start.
         latents: F.
         revives: whether the loss has a part for latents that are dead.
+        has_unit_norm: whether decoder rows are kept at norm 1.
         place: `batch -> batch`, on the devices where the loss takes it from.
         about: what it is, for files: "architecture" and its options, all plain values.
     """
@@ -158,5 +159,6 @@ class Dictionary(NamedTuple):
     memory: Callable[[Params], Any] = _nothing
     latents: int = 0
     revives: bool = False
+    has_unit_norm: bool = False
     place: Callable[[Any], Any] = _same_batch
     about: Mapping[str, Any] = types.MappingProxyType({})

@@ -88,5 +88,6 @@ def gated(latents: int, l1_coefficient: Any, *, is_centred: bool = True) -> Dict
         _ground.project_gradient,
         _ground.unit_norm,
         latents=latents,
+        has_unit_norm=True,
         about={"architecture": "gated", "is_centred": is_centred},
     )

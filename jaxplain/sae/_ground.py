@@ -19,6 +19,8 @@ from jaxplain.sae import _kernels
 from jaxplain.sae._dictionary import Pair, Params, Report, Sparse, Status
 from jaxplain.sae._shards import ALONE, Shards
 
+ROUNDING = 32  # in units of eps: a share of the targets that is no error, but rounding
+
 # ------------------------------------------------------------------------------------ two products
 
 
@@ -226,9 +228,12 @@ def auxiliary(
         return jnp.zeros((), error.dtype)
     error = jax.lax.stop_gradient(error)
     of_mean = variance(error, shards)
-    ratio = mean_square(error - guess, shards) / jnp.where(of_mean > 0, of_mean, 1)
+    # Of equal rows it is what rounding leaves, of which nothing can be explained.
+    least = (ROUNDING * jnp.finfo(error.dtype).eps) ** 2 * mean_square(targets, shards)
+    is_told = of_mean > jax.lax.stop_gradient(least)
+    ratio = mean_square(error - guess, shards) / jnp.where(is_told, of_mean, 1)
     found = coefficient * variance(targets, shards) * ratio
-    return jnp.where((of_mean > 0) & shards.any_latent(dead), found, 0).astype(error.dtype)
+    return jnp.where(is_told & shards.any_latent(dead), found, 0).astype(error.dtype)
 
 
 def reconstructions(
@@ -254,6 +259,22 @@ def reconstructions(
         own = _kernels.dense(Sparse(values, known.indices), pre.shape[1])
         found.append(shards.sum(product(own, W_dec)))
     return found
+
+
+def with_derivative(
+    found: Sparse,
+    pre: jax.Array | None,
+    h: jax.Array,
+    W_enc: jax.Array,
+    bias: jax.Array,
+    shards: Shards = ALONE,
+) -> Sparse:
+    """Codes of entries that were found in each row, as functions of what they came from."""
+    if pre is None:
+        h = shards.like(h, found.values)
+        return _kernels.kept(_kernels.attach([found], h, W_enc, bias)[0])
+    values = jnp.take_along_axis(pre, found.indices, axis=1)
+    return Sparse(jnp.where(found.values > 0, values, 0), found.indices)
 
 
 def auxiliary_entries(given: int | None, width: int, latents: int) -> int:

@@ -109,7 +109,8 @@ def jumprelu(
 
     Raises:
         TypeError: `latents` is no integer.
-        ValueError: the target or the bandwidth is not positive, where it is known.
+        ValueError: the target, the coefficient it starts from or the bandwidth is not positive, or
+            the target is more than `latents`, where they are known.
 
     Example:
         >>> import jax
@@ -129,8 +130,11 @@ def jumprelu(
     latents = _ground.latents(latents)
     checks.number(bandwidth, "bandwidth", above=0)
     checks.number(threshold, "threshold", at_least=0)
-    if target_l0 is not None:
-        checks.number(target_l0, "target_l0", above=0)
+    if target_l0 is None:
+        checks.number(l0_coefficient, "l0_coefficient", at_least=0)
+    else:
+        checks.number(target_l0, "target_l0", above=0, at_most=latents)
+        checks.number(l0_coefficient, "l0_coefficient, which target_l0 starts from,", above=0)
 
     def init(key: jax.Array, sample: Any) -> Params:
         params = _initial.tied(key, sample, latents)
@@ -187,6 +191,7 @@ def jumprelu(
         after,
         memory,
         latents,
+        has_unit_norm=True,
         about={"architecture": "jumprelu", "is_centred": is_centred},
     )
 

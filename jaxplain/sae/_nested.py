@@ -116,6 +116,7 @@ def nested(
         memory,
         latents=latents,
         revives=True,
+        has_unit_norm=True,
         about={
             "architecture": architecture,
             "k": k,

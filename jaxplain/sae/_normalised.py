@@ -87,8 +87,13 @@ def normalised(dictionary: Dictionary, *, norm: Any = None, has_centre: bool = F
         centre = jnp.mean(rows, axis=0) if has_centre else jnp.zeros(inner, rows.dtype)
         squares = jnp.sum(jnp.square(rows - centre[None]), axis=-1, keepdims=is_crosscoder)
         size = jnp.sqrt(jnp.mean(squares, axis=0))
+        # Of equal activations the centre leaves what is rounded, whose size means nothing.
+        whole = jnp.linalg.norm(centre, axis=-1, keepdims=is_crosscoder)
+        is_told = size > _ground.ROUNDING * jnp.finfo(rows.dtype).eps * whole
         wanted = inner[-1] ** 0.5 if norm is None else norm
-        return (wanted / jnp.where(size > 0, size, 1)).astype(rows.dtype), centre
+        return jnp.where(is_told, wanted / jnp.where(is_told, size, 1), 1).astype(
+            rows.dtype
+        ), centre
 
     def batch_of(params: Params, batch: Any) -> Any:
         if not is_pair:

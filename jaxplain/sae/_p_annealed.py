@@ -141,6 +141,7 @@ def p_annealed(
         after,
         memory,
         latents,
+        has_unit_norm=True,
         about={"architecture": "p_annealed", "is_centred": is_centred},
     )
 

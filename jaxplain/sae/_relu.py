@@ -98,7 +98,9 @@ def relu(
     )
     if not has_unit_norm:
         return dictionary
-    return dictionary._replace(before=_ground.project_gradient, after=_ground.unit_norm)
+    return dictionary._replace(
+        before=_ground.project_gradient, after=_ground.unit_norm, has_unit_norm=True
+    )
 
 
 def _ghosts(

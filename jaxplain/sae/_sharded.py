@@ -47,8 +47,9 @@ def sharded(
 
     Args:
         dictionary: `jaxplain.sae.topk(...)` or another.
-        mesh: the devices, of one host or of several (`jax.distributed`); its axes may be Auto or
-            Explicit.
+        mesh: the devices, of one host or of several (`jax.distributed`). Its axes are all Auto, or
+            all Explicit, on which training steps, `encode` and `decode` run, but not what picks
+            rows or latents by number: resampling, sweeps, probing and absorption.
         rows: the axis of the mesh, or several, over which the rows of a batch are split: data
             parallel. Each device has all rows unless given.
         latents: the axis, or several, over which latents are split: the encoder by its columns, the
@@ -60,8 +61,8 @@ def sharded(
 
     Raises:
         TypeError: `dictionary` or `mesh` is none.
-        ValueError: the mesh has no such axis, or no axis is given; the latents, or the rows of a
-            batch, are no multiple of the devices along their axis.
+        ValueError: the mesh has no such axis, axes of both types, or none is named; the latents, or
+            the rows of a batch, are no multiple of the devices along their axis.
 
     Example:
         >>> import jax, optax
@@ -83,11 +84,17 @@ def sharded(
     dictionary = of_its_own(dictionary, "sharded")
     if not isinstance(mesh, jax.sharding.Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, but is {mesh!r}.")
+    kinds = set(mesh.axis_types)
+    if jax.sharding.AxisType.Explicit in kinds and len(kinds) > 1:
+        raise ValueError(f"the axes of the mesh must be of one type, but are {mesh.axis_types}.")
     shards = Shards(_axes(mesh, rows, "rows"), _axes(mesh, latents, "latents"))
     if not shards.rows and not shards.latents:
         raise ValueError(f"name rows= or latents=, of the axes {mesh.axis_names} of the mesh.")
-    if set(shards.rows) & set(shards.latents):
-        raise ValueError(f"rows and latents are both split over {rows!r}.")
+    named = shards.rows + shards.latents
+    if len(set(named)) < len(named):
+        raise ValueError(
+            f"an axis can split one thing once, but rows={rows!r}, latents={latents!r}."
+        )
     by_rows, by_latents = jax.P(shards.rows or None), jax.P(shards.latents or None)
     row_parts, parts = (
         math.prod(mesh.shape[axis] for axis in axes) for axes in (shards.rows, shards.latents)
@@ -100,6 +107,12 @@ def sharded(
     inner = 2 if dictionary.about.get("is_crosscoder") else 1  # axes of one example
 
     def specs(params: Params) -> dict[str, jax.P]:
+        if len(params["W_dec"]) != dictionary.latents:
+            raise ValueError(
+                f"params have {len(params['W_dec'])} latents, but the dictionary has "
+                f"{dictionary.latents}."
+            )
+
         def spec(name: str, leaf: Any) -> jax.P:
             axis = latent_axis(name, leaf, dictionary.latents)
             return jax.P() if axis is None else jax.P(*[None] * axis, *by_latents)
@@ -125,21 +138,24 @@ def sharded(
         With them the specs of what has the outer axes of this array, and of codes.
         """
         outer = array.ndim - axes
-        if outer and array.shape[0] % row_parts == 0:
+        if outer and array.shape[0] and array.shape[0] % row_parts == 0:
             return shards, by_rows, jax.P(*by_rows, *[None] * (outer - 1), *by_latents)
         alone = dataclasses.replace(shards, rows=())
         return alone, jax.P(), jax.P(*[None] * outer, *by_latents)
 
     def place(batch: Any) -> Any:
-        for leaf in jax.tree.leaves(batch):
-            if jnp.shape(leaf)[0] % row_parts:
+        for shape in map(jnp.shape, jax.tree.leaves(batch)):
+            if len(shape) < 2:
+                raise ValueError(f"a batch holds rows of shape (n, d), but has the shape {shape}.")
+            if shape[0] % row_parts:
                 raise ValueError(
-                    f"a batch of {jnp.shape(leaf)[0]} rows is no multiple of the {row_parts} "
-                    f"devices along {rows!r}."
+                    f"a batch of {shape[0]} rows is no multiple of the {row_parts} devices along "
+                    f"{rows!r}."
                 )
         return _put(mesh, batch, by_rows)
 
     def init(key: jax.Array, sample: Any) -> Params:
+        sample = _put(mesh, sample, jax.P())
         found = jax.eval_shape(dictionary.init, key, sample)
         where = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs(found))
         return jax.jit(dictionary.init, out_shardings=where)(key, sample)
@@ -182,11 +198,17 @@ def sharded(
         loss=loss,
         after=after,
         place=place,
-        about={**dictionary.about, "is_sharded": True},
+        about={
+            **dictionary.about,
+            "is_sharded": True,
+            "mesh": f"{dict(mesh.shape)}, rows over {shards.rows}, latents over {shards.latents}",
+        },
     )
 
 
 def _axes(mesh: jax.sharding.Mesh, names: Any, what: str) -> tuple[str, ...]:
+    if not (names is None or isinstance(names, str | list | tuple)):
+        raise TypeError(f"{what} must be the name of an axis, or several, but is {names!r}.")
     found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
     for name in found:
         if name not in mesh.axis_names:

@@ -4,6 +4,7 @@ The batch of step t is a function of the key and of t alone, but for an iterable
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -96,3 +97,22 @@ def _of_iterable(batches: Iterator[Any], needs_sample: bool) -> tuple[Any, Calla
         sample = following(0)
         held.append(sample)
     return sample, following
+
+
+def finite_rows(sample: Any) -> Any:
+    """The rows that are finite: the others are no place to start from."""
+    leaves = jax.tree.leaves(sample)
+    of_rows = lambda leaf: jnp.all(jnp.isfinite(leaf).reshape(len(leaf), -1), axis=1)
+    is_finite = functools.reduce(jnp.logical_and, map(of_rows, leaves))
+    if jnp.all(is_finite):
+        return sample
+    if not jnp.any(is_finite):
+        raise ValueError("none of the activations to start from is finite.")
+    return jax.tree.map(lambda leaf: leaf[is_finite], sample)
+
+
+def is_iterator(source: Any) -> bool:
+    """Whether the source goes on from where it is, and cannot give the same batch twice."""
+    if isinstance(source, tuple) or hasattr(source, "shape"):
+        return False
+    return not callable(source)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxplain import checks
 from jaxplain.sae._dictionary import Dictionary, Params
-from jaxplain.sae._source import batches
+from jaxplain.sae._source import batches, finite_rows
 from jaxplain.sae._training import State, training
 
 
@@ -85,7 +85,8 @@ def sweep(
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: settings differ in length; `mapping` is unknown; batches are too large.
+        ValueError: settings differ in length; `mapping` is unknown; batches are too large; no step
+            of any member was finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -150,7 +151,7 @@ def sweep(
         return jax.vmap(one)((arrays, states))
 
     step = jax.jit(step, donate_argnums=1)
-    states, records, at = start(arrays, sample), [], []
+    states, records, at = start(arrays, finite_rows(sample)), [], []
     for t in range(steps):
         states, metrics = step(arrays, states, batch_at(t))
         if t == 0 and (clash := sorted(set(arrays) & set(metrics))):
@@ -158,6 +159,11 @@ def sweep(
         if (t + 1) % record_every == 0 or t + 1 == steps:
             records.append(jax.device_get(metrics))
             at.append(t + 1)
+            if t + 1 == steps and np.all(records[-1]["skipped"] == steps):
+                raise ValueError(
+                    f"no member had a finite loss and gradient in {steps} steps: are the "
+                    "activations finite?"
+                )
     history = {name: np.stack([r[name] for r in records], axis=1) for name in records[0]}
     history["step"] = np.array(at)
     given = {name: np.asarray(value) for name, value in arrays.items()}

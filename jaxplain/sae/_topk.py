@@ -123,12 +123,12 @@ def topk(
 
         def largest(h: jax.Array, count: int) -> Sparse:
             """The k largest, and nothing, up to `count` entries."""
-            kept = min(k, count)
-            found = finder(h, params["W_enc"], _ground.bias(params, is_centred))[0](kept)
-            (found,) = shards.chosen(found, [kept])
-            more = max(min(count, own) - found.values.shape[1], 0)
-            pad = lambda leaf: jnp.pad(leaf, ((0, 0), (0, more)))
-            return jax.tree.map(pad, _kernels.kept(found))
+            bias = _ground.bias(params, is_centred)
+            find, pre = finder(h, params["W_enc"], bias)
+            (found,) = shards.chosen(find(min(k, count)), [min(k, count)])
+            codes = _ground.with_derivative(found, pre, h, params["W_enc"], bias, shards)
+            more = max(min(count, own) - codes.values.shape[1], 0)
+            return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, more))), codes)
 
         codes = lambda rows: _kernels.dense(largest(rows, k), own)
         return _ground.encode(params, h, codes, sparse, largest, shards)
@@ -173,6 +173,7 @@ def topk(
         _ground.unit_norm,
         latents=latents,
         revives=True,
+        has_unit_norm=True,
         about={
             "architecture": "topk",
             "k": k,

@@ -5,7 +5,6 @@ on from a state is the run that was not interrupted.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import optax
 from jaxplain import checks
 from jaxplain.sae import _checkpoints, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
-from jaxplain.sae._source import batches
+from jaxplain.sae._source import batches, finite_rows, is_iterator
 from jaxplain.sae._training import State, training
 
 HOPELESS = 10  # steps, none of which was finite
@@ -139,7 +138,7 @@ def train(
     needs_sample = state is None or checkpoint is not None
     sample, batch_at = batches(source, for_data, batch_size, needs_sample)
     if state is None:
-        state = run.init(dictionary.init(for_start, _finite(sample)))
+        state = run.init(dictionary.init(for_start, finite_rows(sample)))
     elif (state.average is None) != (average is None):
         raise ValueError(
             f"the state is of a run {'without' if state.average is None else 'with'} an average of "
@@ -161,6 +160,7 @@ def train(
             steps=steps,
             batch_size=batch_size,
             resample_every=resample_every,
+            activations=None if is_iterator(source) else _checkpoints.fingerprint(sample),
             step=_checkpoints.digest(step, state, dictionary.place(_first(sample, batch_size))),
         )
         saved = _checkpoints.open_folder(checkpoint, about, resume)
@@ -185,7 +185,7 @@ def train(
             if saved is not None and ((t + 1) % checkpoint_every == 0 or is_last):
                 _checkpoints.save(saved, state, records)
     params = state.params if state.average is None else state.average
-    if state.average is not None and dictionary.before is _ground.project_gradient:
+    if state.average is not None and dictionary.has_unit_norm:
         params = _ground.renormalised(params)  # a mean of directions is shorter than they are
     names = records[0] if records else {}
     return Trained(params, state, {name: np.array([r[name] for r in records]) for name in names})
@@ -193,18 +193,6 @@ def train(
 
 def _first(sample: Any, rows: int | None) -> Any:
     return jax.tree.map(lambda leaf: leaf[:rows], sample)
-
-
-def _finite(sample: Any) -> Any:
-    """The rows that are finite: the others are no place to start from."""
-    leaves = jax.tree.leaves(sample)
-    of_rows = lambda leaf: jnp.all(jnp.isfinite(leaf).reshape(len(leaf), -1), axis=1)
-    is_finite = functools.reduce(jnp.logical_and, map(of_rows, leaves))
-    if jnp.all(is_finite):
-        return sample
-    if not jnp.any(is_finite):
-        raise ValueError("none of the activations to start from is finite.")
-    return jax.tree.map(lambda leaf: leaf[is_finite], sample)
 
 
 def _check_resampling(dictionary: Dictionary, optimizer: Any, state: State) -> None:

@@ -122,6 +122,13 @@ def training(
         raise ValueError("p falls along the run: training a p_annealed dictionary needs steps=.")
     sparsity_warm_up = checks.integer(sparsity_warm_up, "sparsity_warm_up", minimum=0)
     dead_after = checks.integer(dead_after, "dead_after")
+    if compute_dtype is not None:
+        try:
+            compute_dtype = jnp.dtype(compute_dtype)
+        except TypeError:
+            raise TypeError(
+                f"compute_dtype must be a dtype such as jnp.bfloat16, but is {compute_dtype!r}."
+            ) from None
     if average is not None:
         checks.number(average, "average", at_least=0, below=1)
 
@@ -187,7 +194,8 @@ def training(
                 jax.tree.map(add, state.params, updates), state.params, report, status
             )
             silent = jnp.where(report.fired, 0, jnp.minimum(state.silent + examples, MOST_TOKENS))
-            averaged = _averaged(state.average, new, average, state.step)
+            taken = state.step - state.skipped
+            averaged = _averaged(state.average, new, average, taken)
             return State(new, own, memory, averaged, silent, state.step, state.skipped)
 
         # A choice between all old and all new numbers by `where` would keep both of each.

@@ -526,3 +526,64 @@ def test_without_arguments_it_explains_the_digits(tmp_path, monkeypatch, capsys)
         for latent in strongest
     ]
     assert np.mean(purity) > 0.8
+
+
+# ----------------------------------------------------------------- what a reviewer came upon
+
+
+def test_only_what_makes_a_dictionary_of_latents_is_an_architecture(run):
+    assert "sharded" not in _sae.architectures()
+    assert "topk" in _sae.architectures()
+    status, _, error = run("train", "sharded", "--latents", "4")
+    assert (status, "there is no architecture sharded" in error) == (1, True)
+
+
+def test_a_run_goes_on_with_its_own_activations_only(run):
+    h = np.load("h.npy")
+    words = ("train", *OWN, "--steps", "6", "--checkpoint-every", "3", "--out", "out")
+    assert run(*words)[0] == 0
+    np.save("h.npy", 2 * h)
+    status, _, error = run(*words, "--resume")
+    assert (status, "the activations are others" in error) == (1, True)
+    np.save("h.npy", h)
+    assert run(*words, "--resume")[0] == 0
+
+
+def test_checkpoints_that_a_kill_left_aside_come_back(run):
+    """Of a run with --overwrite that was killed before its own first checkpoint."""
+    words = ("train", *OWN, "--steps", "6", "--checkpoint-every", "3", "--out", "out")
+    assert run(*words)[0] == 0
+    pathlib.Path("out/checkpoints").rename("out/checkpoints.earlier")
+    pathlib.Path("out/checkpoints").mkdir()
+    assert run(*words, "--resume")[0] == 0
+    assert not pathlib.Path("out/checkpoints.earlier").exists()
+    assert pathlib.Path("out/checkpoints/6").is_dir()
+
+
+def test_numbers_of_the_other_byte_order(run):
+    np.save("big.npy", np.load("h.npy").astype(">f4"))
+    status, _, error = run("train", *OWN[:-1], "big.npy", "--steps", "2", "--out", "out")
+    assert (status, "big.npy holds >f4, floats of the other byte order" in error) == (1, True)
+    assert not pathlib.Path("out").exists()
+
+
+def test_run_json_is_json_and_of_this_version(run):
+    """Of activations that are all equal the FVU is no number."""
+    np.save("h.npy", np.ones((64, WIDTH), np.float32))
+    assert run("train", *OWN, "--steps", "2", "--out", "out")[0] == 0
+    path = pathlib.Path("out/run.json")
+    refuse = lambda name: pytest.fail(f"{name} is not JSON")
+    told = json.loads(path.read_text(), parse_constant=refuse)
+    assert told["last"]["fvu"] is None
+    assert "fvu nan" in run("info", "out")[1]
+    told["options"]["kk"] = 3
+    path.write_text(json.dumps(told))
+    status, _, error = run("info", "out")
+    assert (status, "run.json names kk, which topk does not have" in error) == (1, True)
+
+
+def test_what_is_no_numpy_file(run):
+    pathlib.Path("junk.npy").write_bytes(b"junk" * 100)
+    status, _, error = run("train", *OWN[:-1], "junk.npy", "--out", "out")
+    assert (status, "junk.npy cannot be read as numpy: it holds objects" in error) == (1, True)
+    assert "pickle" not in error

@@ -284,7 +284,7 @@ def test_the_controller_says_when_it_can_do_no_more(l0):
     dictionary = sae.jumprelu(LATENTS, 0.01, target_l0=4)
     memory = dictionary.memory({"b_enc": jnp.zeros(LATENTS)})
     move = jax.jit(lambda memory: _jumprelu._controlled(memory, jnp.float32(l0), 0.01, 4))
-    for _ in range(int(_jumprelu.LIMIT / _jumprelu.INTEGRAL) - 5):
+    for _ in range(int(_jumprelu.LIMIT / _jumprelu.INTEGRAL / _jumprelu.MOST_IN_SUM) - 5):
         memory = move(memory)
     assert not memory["is_saturated"]
     for _ in range(10):
@@ -558,3 +558,77 @@ def test_the_geometric_median():
     assert float(distances(median)) < float(distances(points.mean(0)))
     np.testing.assert_allclose(sae.geometric_median(jnp.ones((1, 3))), jnp.ones(3), rtol=1e-6)
     np.testing.assert_array_equal(sae.geometric_median(jnp.zeros((4, 3))), jnp.zeros(3))
+
+
+ENCODERS = {
+    "topk, dense": lambda: sae.topk(16, 3, implementation="dense"),
+    "topk, sparse": lambda: sae.topk(16, 3, implementation="sparse"),
+    "topk, in blocks": lambda: sae.topk(16, 3, implementation="sparse", block_size=5),
+    "batch_topk": lambda: sae.batch_topk(16, 3),
+    "relu": lambda: sae.relu(16, 0.1),
+    "gated": lambda: sae.gated(16, 0.1),
+    "jumprelu": lambda: sae.jumprelu(16, 0.1),
+    "normalised": lambda: sae.normalised(sae.topk(16, 3), has_centre=True),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("sparse", [None, 3])
+def test_codes_have_derivatives(name, sparse, x64):
+    """Through what is kept, by the activations and by the parameters: central differences."""
+    dictionary = ENCODERS[name]()
+    h = jax.random.normal(jax.random.key(0), (9, 6), float)
+    params = dictionary.init(jax.random.key(1), h)
+    moved = jax.random.normal(jax.random.key(2), params["b_dec"].shape, float)
+    params["b_dec"] = params["b_dec"] + 0.1 * moved
+
+    def f(W_enc, h):
+        own = {**params, "W_enc": W_enc}
+        return jnp.sum(jnp.sin(dictionary.decode(own, dictionary.encode(own, h, sparse))))
+
+    # A step so small that no other latent is chosen.
+    keys = jax.random.split(jax.random.key(3))
+    at = (params["W_enc"], h)
+    to = [jax.random.normal(key, own.shape, float) for key, own in zip(keys, at, strict=True)]
+    moved = lambda t: [own + t * direction for own, direction in zip(at, to, strict=True)]
+    expected = (f(*moved(1e-6)) - f(*moved(-1e-6))) / 2e-6
+    found = jax.jit(jax.grad(f, argnums=(0, 1)))(*at)
+    products = [float(jnp.vdot(own, direction)) for own, direction in zip(found, to, strict=True)]
+    assert min(map(abs, products)) > 1e-3
+    np.testing.assert_allclose(sum(products), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_that_are_equal_leave_nothing_to_dead_latents():
+    """What is left of them is rounding, over whose variance the auxiliary loss would be noise."""
+    dictionary = sae.topk(16, 3)
+    h = jnp.tile(jax.random.normal(jax.random.key(0), (1, 6)), (32, 1))
+    params = dictionary.init(jax.random.key(1), jax.random.normal(jax.random.key(2), (50, 6)))
+    dead = jnp.arange(16) < 8
+    _, report = dictionary.loss(params, h, sae.Status(dead=dead))
+    assert report.auxiliary == 0
+    _, report = dictionary.loss(params, h.at[0].multiply(2), sae.Status(dead=dead))
+    assert report.auxiliary > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"l0_coefficient": 0.0, "target_l0": 4}, "l0_coefficient, which target_l0 starts from"),
+        ({"l0_coefficient": -1.0, "target_l0": 4}, "l0_coefficient, which target_l0 starts from"),
+        ({"l0_coefficient": -1.0}, "l0_coefficient"),
+        ({"l0_coefficient": 0.1, "target_l0": 17}, "target_l0 must be"),
+    ],
+    ids=["zero", "negative", "no target", "beyond"],
+)
+def test_a_controller_that_cannot_work_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        sae.jumprelu(16, **options)
+
+
+def test_a_crosscoder_takes_a_single_example():
+    dictionary = sae.crosscoder(sae.topk(16, 3))
+    h = jax.random.normal(jax.random.key(0), (9, 2, 5))
+    params = dictionary.init(jax.random.key(1), h)
+    np.testing.assert_allclose(
+        dictionary.encode(params, h[0]), dictionary.encode(params, h)[0], rtol=1e-6
+    )

@@ -25,11 +25,11 @@ def usual_promotion():
         yield
 
 
-def train(steps=12, dictionary=None, key=KEY, **options):
+def train(steps=12, dictionary=None, key=KEY, source=H, **options):
     return sae.train(
         key,
         dictionary or sae.jumprelu(24, 0.01, target_l0=3),
-        H,
+        source,
         **{
             "optimizer": optax.adam(1e-3),
             "steps": steps,
@@ -97,9 +97,13 @@ def test_nothing_is_overwritten_and_another_run_is_told(tmp_path):
     with pytest.raises(FileExistsError, match=r"up to step 12: go on with it by resume=True"):
         train(checkpoint=tmp_path)
     for change, message in (
-        ({"dictionary": sae.topk(24, 3)}, "another run: dictionary was"),
+        (
+            {"dictionary": sae.topk(24, 3)},
+            "another run: architecture of the dictionary was jumprelu, but is now",
+        ),
         ({"dictionary": sae.jumprelu(25, 0.01, target_l0=3)}, "another run: state was"),
         ({"key": jax.random.key(1)}, "another run: key was"),
+        ({"source": 2 * H}, "another run: the activations are others"),
         ({"steps": 20}, "another run: steps was 12, but is now 20"),
         ({"optimizer": optax.sgd(0.1)}, "another run: state was"),
         ({"batch_size": 8}, "another run: batch_size was 16, but is now 8"),

@@ -184,3 +184,41 @@ def test_what_is_made_in_another_order():
             call()
     with pytest.raises(TypeError, match=r"one of jaxplain\.sae"):
         sae.normalised(3)
+
+
+def test_absorption_is_measured_in_the_units_of_the_activations():
+    parents = [-1, 0, 0, -1, 3]
+    features = sae.synthetic.features(jax.random.key(0), 5, 8)
+    batch = sae.synthetic.activations(features, 0.4, parents=parents)(jax.random.key(3), 2000)
+    h = 100 * batch.activations
+    inner = sae.topk(10, 2)
+    dictionary = sae.normalised(inner)
+    params = sae.train(
+        jax.random.key(1), dictionary, h, optimizer=optax.adam(1e-2), steps=300, batch_size=256
+    ).params
+    found = sae.absorption(dictionary, params, h, features, batch.codes, parents)
+    raw = sae.folded(dictionary, params)
+    expected = sae.absorption(inner, raw, h, features, batch.codes, parents)
+    assert np.any(expected.rate > 0.01)
+    np.testing.assert_allclose(found.rate, expected.rate, atol=2e-3)
+
+
+def test_an_average_has_decoder_rows_of_norm_one():
+    h = data_of("topk").astype(jnp.float32)
+    params = sae.train(
+        jax.random.key(1),
+        sae.normalised(sae.topk(LATENTS, 3)),
+        h,
+        optimizer=optax.adam(3e-2),
+        steps=40,
+        batch_size=16,
+        average=0.95,
+    ).params
+    np.testing.assert_allclose(jnp.linalg.norm(params["W_dec"], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1000.1])
+def test_activations_that_are_all_equal_are_not_scaled(value):
+    dictionary = sae.normalised(sae.topk(LATENTS, 3), has_centre=True)
+    params = dictionary.init(jax.random.key(0), jnp.full((77, WIDTH), value))
+    assert params["scale"] == 1

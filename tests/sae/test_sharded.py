@@ -145,6 +145,22 @@ def test_meshes_of_explicit_axes(on_one_device, x64):
     assert jax.typeof(state.optimizer[0].nu["W_enc"]).sharding.spec == jax.P(None, "latents")
 
 
+def test_derivatives_of_codes():
+    """Of topk too, whose codes are found outside of the derivative."""
+    dictionary = sae.topk(LATENTS, 4, implementation="sparse", block_size=10)
+    many = over(dictionary, (2, 4))
+    h = jax.random.normal(jax.random.key(0), (ROWS, WIDTH), jnp.float32)
+    params = dictionary.init(jax.random.key(1), h)
+
+    def gradient(own):
+        f = lambda params, h: jnp.sum(jnp.sin(own.decode(params, own.encode(params, h))))
+        return jax.jit(jax.grad(f, argnums=(0, 1)))(params, h)
+
+    found, expected = gradient(many), gradient(dictionary)
+    assert jnp.any(expected[1] != 0)
+    assert largest_difference(found, expected) < 1e-5
+
+
 def test_equal_pre_activations_are_chosen_as_on_one_device():
     """Of equal ones the lower latent, wherever it is: 0 and 3 of 16 latents that are all equal."""
     dictionary = sae.topk(16, 3)
@@ -318,10 +334,11 @@ def test_two_hosts_train_what_one_does(tmp_path):
     [
         ({"rows": "hosts"}, r"rows names the axis 'hosts', but the mesh has"),
         ({}, r"name rows= or latents="),
-        ({"rows": "data", "latents": "data"}, r"both split over 'data'"),
+        ({"rows": "data", "latents": "data"}, r"an axis can split one thing once"),
+        ({"latents": ("data", "data")}, r"an axis can split one thing once"),
         ({"latents": ("data", "latents")}, r"60 latents are no multiple of the 8 devices"),
     ],
-    ids=["axis", "none", "both", "multiple"],
+    ids=["axis", "none", "both", "twice", "multiple"],
 )
 def test_what_a_mesh_cannot_split(arguments, words):
     with pytest.raises(ValueError, match=words):
@@ -334,14 +351,27 @@ def test_batches_that_devices_cannot_share():
     params = dictionary.init(jax.random.key(0), h)
     with pytest.raises(ValueError, match=r"60 rows is no multiple of the 8 devices along 'data'"):
         dictionary.loss(params, h)
+    with pytest.raises(ValueError, match=r"rows of shape \(n, d\), but has the shape \(12,\)"):
+        dictionary.place(h[0])
+    with pytest.raises(ValueError, match=r"params have 64 latents, but the dictionary has 32"):
+        over(sae.topk(32, 4), (8, 1)).encode(params, h)
     # Codes depend on no other row: any number of them, of any shape, and a single one.
     encode, decode = jax.jit(dictionary.encode), jax.jit(dictionary.decode)
     assert encode(params, h[:5].reshape(5, 1, WIDTH)).shape == (5, 1, LATENTS)
     assert decode(params, encode(params, h[0])).shape == (WIDTH,)
+    assert np.asarray(encode(params, h[:0])).shape == (0, LATENTS)
+    # Of one device, as a model leaves them.
+    there = jax.device_put(h, jax.devices()[0])
+    assert dictionary.init(jax.random.key(0), there)["W_dec"].sharding.num_devices == 8
 
 
 def test_arguments_of_another_kind():
     with pytest.raises(TypeError, match=r"mesh must be a jax.sharding.Mesh"):
         sae.sharded(sae.topk(60, 4), jax.devices(), rows="data")
+    with pytest.raises(TypeError, match=r"latents must be the name of an axis"):
+        sae.sharded(sae.topk(60, 4), mesh_of((2, 4)), latents=0)
+    mixed = jax.make_mesh((2, 4), ("data", "latents"), (AUTO, EXPLICIT))
+    with pytest.raises(ValueError, match=r"axes of the mesh must be of one type"):
+        sae.sharded(sae.topk(60, 4), mixed, rows="data")
     with pytest.raises(TypeError, match=r"dictionary must be one of jaxplain.sae"):
         sae.sharded(None, mesh_of((2, 4)), rows="data")

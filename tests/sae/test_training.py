@@ -540,3 +540,31 @@ def test_iterables_and_what_is_refused():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_the_average_counts_steps_that_were_taken():
+    """After steps that changed nothing the first one that does is the average."""
+    h = data()
+    run = sae.training(sae.topk(LATENTS, 3), optax.adam(1e-2), average=0.999)
+    state = run.init(sae.topk(LATENTS, 3).init(KEY, h))
+    step = jax.jit(run.step)
+    for batch in (h * jnp.nan, h * jnp.nan, h):
+        state, _ = step(state, batch)
+    for name, leaf in state.params.items():
+        np.testing.assert_allclose(state.average[name], leaf, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sweep_starts_from_finite_rows_and_says_where_nothing_was():
+    h = data()
+    make = lambda s: (sae.relu(LATENTS, s["l1"]), optax.adam(1e-3))
+    run = lambda source: sae.sweep(
+        KEY, make, {"l1": jnp.array([0.1, 1.0])}, source, steps=8, batch_size=32
+    )
+    assert 0 < run(h.at[3, 0].set(jnp.nan)).history["skipped"][0, -1] < 8
+    with pytest.raises(ValueError, match="no member had a finite loss"):
+        run(h.at[:, 0].set(jnp.inf).at[0].set(0.0))
+
+
+def test_compute_dtype_is_a_dtype():
+    with pytest.raises(TypeError, match="compute_dtype must be a dtype such as"):
+        sae.training(sae.topk(LATENTS, 3), optax.adam(1e-3), compute_dtype="foo")
