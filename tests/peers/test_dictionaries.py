@@ -278,6 +278,8 @@ def test_losses_of_sparsify(sparsify, kind, dead, tmp_path):
     theirs = sparsify.SparseCoder.load_from_disk(tmp_path)
     is_dead = np.arange(LATENTS) < dead
     inputs = pair_of_sparsify(batch)
+    assert theirs.cfg.multi_topk
+    theirs.cfg.multi_topk = False  # with it what is reconstructed is of 4 k latents
     plain = theirs(*inputs).sae_out.detach()
     theirs.cfg.multi_topk = True
     out = theirs(*inputs, dead_mask=torch.tensor(is_dead))
