@@ -134,6 +134,9 @@ def latent_axis(name: str, leaf: Any, latents: int) -> int | None:
 class Dictionary(NamedTuple):
     """A sparse dictionary: pure functions of parameters, which are a dict of arrays.
 
+    `encode`, `decode` and `loss` take `shards=` too, by which `jaxplain.sae.sharded` calls them on
+    the part of each device.
+
     Attributes:
         init: `(key, sample) -> params`.
         encode: `(params, h, sparse=None) -> codes`, (..., d) to (..., F); with a number as `sparse`
