@@ -7,6 +7,7 @@ cosine = mean of h . h_hat / |h| |h_hat|,    l0 = mean number of active latents
 Rows of one sequence are not independent: each standard error is of sums over sequences.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -122,30 +123,6 @@ def evaluate(
     is_pair = bool(dictionary.about.get("is_transcoder"))
     axes = 3 if dictionary.about.get("is_crosscoder") else 2
 
-    @jax.jit
-    def rows_of(params: Params, batch: Any, centre: Any) -> tuple[Any, Any, Any]:
-        inputs, targets = batch if is_pair else (batch, batch)
-        codes = dictionary.encode(params, inputs)
-        skips = "W_skip" in params
-        h_hat = dictionary.decode(params, codes, *([inputs] if skips else []))
-        n = targets.shape[0]
-        dtype = trees.wide_dtype(targets.dtype)
-        h, h_hat = (a.reshape(n, -1).astype(dtype) for a in (targets, h_hat))
-        from_centre = h - centre.reshape(1, -1)
-        product = jnp.sum(h * h_hat, axis=-1)
-        norms = jnp.linalg.norm(h, axis=-1) * jnp.linalg.norm(h_hat, axis=-1)
-        active = codes > 0
-        per_row = {
-            "error": jnp.sum(jnp.square(h - h_hat), axis=-1),
-            "spread": jnp.sum(jnp.square(from_centre), axis=-1),
-            "l0": jnp.sum(active, axis=-1),
-            "cosine": jnp.where(norms > 0, product / jnp.where(norms > 0, norms, 1), 0),
-            "size": jnp.sum(jnp.square(h_hat), axis=-1),
-            "product": product,
-        }
-        vectors = jnp.sum(from_centre.reshape(-1, sequence_length, h.shape[-1]), axis=1)
-        return per_row, vectors, jnp.sum(active, axis=0)
-
     centre: Any = None
     sums: dict[str, list[np.ndarray]] = {}
     moments: Any = 0.0
@@ -160,7 +137,10 @@ def evaluate(
             )
         if centre is None:  # near the mean, so that nothing is lost in differences
             centre = jnp.mean(_ground.wide(targets).reshape(len(targets), -1), axis=0)
-        per_row, vectors, active = jax.device_get(rows_of(params, batch, centre))
+        found = _rows(
+            dictionary.encode, dictionary.decode, is_pair, sequence_length, params, batch, centre
+        )
+        per_row, vectors, active = jax.device_get(found)
         fired = fired + np.asarray(active, np.float64)
         for name, values in per_row.items():
             by_sequence = np.asarray(values, np.float64).reshape(-1, sequence_length).sum(axis=1)
@@ -187,6 +167,40 @@ def evaluate(
         float(np.mean(density > ALWAYS)),
         n,
     )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))  # so that a second call is compiled
+def _rows(
+    encode: Callable[..., Any],
+    decode: Callable[..., jax.Array],
+    is_pair: bool,
+    sequence_length: int,
+    params: Params,
+    batch: Any,
+    centre: Any,
+) -> tuple[Any, Any, Any]:
+    """What is summed of each row, of the rows of each sequence, and of each latent."""
+    inputs, targets = batch if is_pair else (batch, batch)
+    codes = encode(params, inputs)
+    skips = "W_skip" in params
+    h_hat = decode(params, codes, *([inputs] if skips else []))
+    n = targets.shape[0]
+    dtype = trees.wide_dtype(targets.dtype)
+    h, h_hat = (a.reshape(n, -1).astype(dtype) for a in (targets, h_hat))
+    from_centre = h - centre.reshape(1, -1)
+    product = jnp.sum(h * h_hat, axis=-1)
+    norms = jnp.linalg.norm(h, axis=-1) * jnp.linalg.norm(h_hat, axis=-1)
+    active = codes > 0
+    per_row = {
+        "error": jnp.sum(jnp.square(h - h_hat), axis=-1),
+        "spread": jnp.sum(jnp.square(from_centre), axis=-1),
+        "l0": jnp.sum(active, axis=-1),
+        "cosine": jnp.where(norms > 0, product / jnp.where(norms > 0, norms, 1), 0),
+        "size": jnp.sum(jnp.square(h_hat), axis=-1),
+        "product": product,
+    }
+    vectors = jnp.sum(from_centre.reshape(-1, sequence_length, h.shape[-1]), axis=1)
+    return per_row, vectors, jnp.sum(active, axis=0)
 
 
 def loss_recovered(

@@ -148,3 +148,19 @@ def test_one_sequence_and_what_is_refused():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_a_second_evaluation_compiles_nothing():
+    dictionary = sae.topk(16, 3)
+    traces = []
+
+    def encode(*given):
+        traces.append(1)
+        return dictionary.encode(*given)
+
+    watched = dictionary._replace(encode=encode)
+    h = jax.random.normal(jax.random.key(0), (64, 6))
+    params = dictionary.init(jax.random.key(1), h)
+    first, second = (sae.evaluate(watched, params, h) for _ in range(2))
+    assert len(traces) == 1
+    assert first.fvu == second.fvu
