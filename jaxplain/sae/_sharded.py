@@ -73,8 +73,8 @@ def sharded(
         >>> h = jax.random.normal(jax.random.key(0), (256, 8))
         >>> training = sae.training(dictionary, optax.adam(1e-2))
         >>> state = training.init(dictionary.init(jax.random.key(1), h))
-        >>> state.params["W_dec"].sharding.spec, state.optimizer[0].mu["W_dec"].sharding.spec
-        (P('latents', None), P('latents', None))
+        >>> [leaf["W_dec"].sharding.spec[0] for leaf in (state.params, state.optimizer[0].mu)]
+        ['latents', 'latents']
         >>> state, metrics = jax.jit(training.step, donate_argnums=0)(state, h)
 
     References:
