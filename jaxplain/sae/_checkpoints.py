@@ -115,16 +115,6 @@ def digest(step: Any, state: State, batch: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(sample: Any) -> str:
-    """What tells activations from others: at most 64 rows, spread over a sample, and its shape."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(sample):
-        some = np.linspace(0, len(leaf) - 1, min(len(leaf), 64)).astype(int)
-        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(np.asarray(leaf[some])).tobytes())
-    return digest.hexdigest()
-
-
 def described(about: Any, state: State, key: jax.Array, **more: Any) -> dict[str, Any]:
     """What tells one run from another, as plain values."""
     leaves = jax.tree_util.tree_leaves_with_path(state)

@@ -7,7 +7,7 @@ Orders are functions of the key, the pass and the group alone, so that the batch
 found again: a run that goes on needs nothing but the number of its step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -43,25 +43,47 @@ class Chunks(NamedTuple):
             yield self.finish(number, under_way)
 
 
-def group_size(buffer_bytes: int, chunk_bytes: int, chunks: int) -> int:
-    """How many chunks fit into the buffer: at least one."""
-    fit = checks.integer(buffer_bytes, "buffer_bytes") // max(chunk_bytes, 1)
-    return min(max(fit, 1), chunks)
+def of_parts(
+    shape: tuple[int, ...],
+    itemsize: int,
+    chunk: int,
+    mask: np.ndarray | None,
+    buffer_bytes: int,
+    begin: Callable[[slice], Any],
+    finish: Callable[[Any], np.ndarray],
+) -> Chunks:
+    """Activations (examples, ..., d) by so many examples at a time, the rows that count of each.
+
+    `begin` gets which examples, `finish` what it gave, and returns their (examples, ..., d).
+    """
+    parts = [slice(k, min(k + chunk, shape[0])) for k in range(0, shape[0], chunk)]
+    per_example = int(np.prod(shape[1:-1], dtype=np.int64))
+    rows = [(p.stop - p.start) * per_example if mask is None else mask[p].sum() for p in parts]
+    chunk_bytes = max(chunk * per_example * shape[-1] * itemsize, 1)
+    fit = checks.integer(buffer_bytes, "buffer_bytes") // chunk_bytes
+
+    def rows_of(number: int, under_way: Any) -> np.ndarray:
+        flat = finish(under_way).reshape(-1, shape[-1])
+        return flat if mask is None else flat[mask[parts[number]].reshape(-1)]
+
+    return Chunks(
+        np.array(rows),
+        shape[-1],
+        min(max(fit, 1), len(parts)),
+        lambda number: begin(parts[number]),
+        rows_of,
+    )
 
 
-def kept_rows(mask: np.ndarray | None, chunk: int, shape: Sequence[int]) -> np.ndarray:
-    """How many rows of each chunk count, of (examples, ...) rows."""
-    starts = range(0, shape[0], chunk)
-    if mask is not None:
-        return np.array([mask[start : start + chunk].sum() for start in starts])
-    per_example = int(np.prod(shape[1:], dtype=np.int64))
-    return np.array([min(chunk, shape[0] - start) * per_example for start in starts])
-
-
-def flat_rows(block: np.ndarray, mask: np.ndarray | None, start: int) -> np.ndarray:
-    """The rows that count of examples from `start` on: (examples, ..., d) to (n, d)."""
-    flat = block.reshape(-1, block.shape[-1])
-    return flat if mask is None else flat[mask[start : start + len(block)].reshape(-1)]
+def checked_mask(mask: Any, shape: tuple[int, ...], name: str, of: str) -> np.ndarray:
+    """Which rows count, (examples, ...) bool."""
+    mask = np.asarray(mask).astype(bool)
+    if mask.shape != shape:
+        raise ValueError(
+            f"{name} has the shape {mask.shape}, but must have that of {of} without its width, "
+            f"{shape}."
+        )
+    return mask
 
 
 def batches(
@@ -75,27 +97,29 @@ def batches(
         )
     whole = len(source.rows) // source.group * source.group
     ends: list[int] = [0]  # the batches before each pass
-    orders: dict[int, list[np.ndarray]] = {}
+    passes: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
     held: dict[tuple[int, int], np.ndarray] = {}
     coming: dict[tuple[int, int], list[Any]] = {}
 
-    def groups_of(number: int) -> list[np.ndarray]:
-        """The chunks of each group of a pass; what fills no group is left to other passes."""
-        if number not in orders:
-            orders.clear()
-            random = np.random.default_rng(_words(jax.random.fold_in(key, number)))
-            order = random.permutation(len(source.rows))[:whole]
-            orders[number] = list(order.reshape(-1, source.group))
-        return orders[number]
+    def pass_of(number: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The chunks of each group of a pass, and the batches before each group and in all.
 
-    def counts(number: int) -> np.ndarray:
-        return np.array([source.rows[g].sum() // batch_size for g in groups_of(number)])
+        What fills no group is left to other passes.
+        """
+        if number not in passes:
+            passes.clear()
+            random = np.random.default_rng(_words(jax.random.fold_in(key, number)))
+            order = random.permutation(len(source.rows))[:whole].reshape(-1, source.group)
+            counts = source.rows[order].sum(axis=1) // batch_size
+            passes[number] = list(order), np.concatenate([[0], np.cumsum(counts)])
+        return passes[number]
 
     def group_at(number: int, place: int) -> np.ndarray:
         """The rows of a group in their order; the next group is asked for meanwhile."""
         if (number, place) not in held:
             held.clear()
-            numbers = groups_of(number)[place]
+            groups = pass_of(number)[0]
+            numbers = groups[place]
             begun = coming.pop((number, place), None) or [source.begin(n) for n in numbers]
             coming.clear()
             rows = np.concatenate(
@@ -103,15 +127,15 @@ def batches(
             )
             own = jax.random.fold_in(jax.random.fold_in(key, number), place + 1)
             held[number, place] = rows[np.random.default_rng(_words(own)).permutation(len(rows))]
-            if place + 1 < len(groups_of(number)):
-                coming[number, place + 1] = [source.begin(n) for n in groups_of(number)[place + 1]]
+            if place + 1 < len(groups):
+                coming[number, place + 1] = [source.begin(n) for n in groups[place + 1]]
         return held[number, place]
 
     def at(t: int) -> jax.Array:
         while ends[-1] <= t:
-            ends.append(ends[-1] + int(counts(len(ends) - 1).sum()))
+            ends.append(ends[-1] + int(pass_of(len(ends) - 1)[1][-1]))
         number = int(np.searchsorted(ends, t, side="right")) - 1
-        before = np.concatenate([[0], np.cumsum(counts(number))])
+        before = pass_of(number)[1]
         place = int(np.searchsorted(before, t - ends[number], side="right")) - 1
         first = (t - ends[number] - before[place]) * batch_size
         return jnp.asarray(group_at(number, place)[first : first + batch_size])

@@ -248,10 +248,8 @@ def reconstructions(
     """h_hat without b_dec of entries that were found in each row, each with derivatives."""
     W_dec = decoder(params)
     if is_sparse or pre is None:
-        inputs = shards.like(inputs, several[0].values)
-        codes = _kernels.attach(several, inputs, params["W_enc"], bias)
-        parts = _kernels.decode([_kernels.kept(own) for own in codes], W_dec)
-        return [shards.sum(part) for part in parts]
+        codes = _attached(several, inputs, params["W_enc"], bias, shards)
+        return [shards.sum(part) for part in _kernels.decode(codes, W_dec)]
     found = []
     for known in several:
         values = jax.nn.relu(jnp.take_along_axis(pre, known.indices, axis=1))
@@ -271,10 +269,16 @@ def with_derivative(
 ) -> Sparse:
     """Codes of entries that were found in each row, as functions of what they came from."""
     if pre is None:
-        h = shards.like(h, found.values)
-        return _kernels.kept(_kernels.attach([found], h, W_enc, bias)[0])
+        return _attached([found], h, W_enc, bias, shards)[0]
     values = jnp.take_along_axis(pre, found.indices, axis=1)
     return Sparse(jnp.where(found.values > 0, values, 0), found.indices)
+
+
+def _attached(
+    several: Sequence[Sparse], h: jax.Array, W_enc: jax.Array, bias: jax.Array, shards: Shards
+) -> list[Sparse]:
+    h = shards.like(h, several[0].values)
+    return [_kernels.kept(own) for own in _kernels.attach(several, h, W_enc, bias)]
 
 
 def auxiliary_entries(given: int | None, width: int, latents: int) -> int:

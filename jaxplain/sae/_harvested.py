@@ -83,28 +83,17 @@ def harvested(
             f"have the shapes {', '.join(map(str, shapes))}."
         )
     run = jax.jit(jax.vmap(function, in_axes=(0, *(None for _ in shared))))
-    part = lambda start: jax.tree.map(lambda leaf: leaf[start : start + batch_size], inputs)
-    found = jax.eval_shape(run, part(0), *shared)
+    begin = lambda part: run(jax.tree.map(lambda leaf: leaf[part], inputs), *shared)
+    found = jax.eval_shape(lambda: begin(slice(0, batch_size)))
     if not hasattr(found, "shape") or not jnp.issubdtype(found.dtype, jnp.floating):
         raise TypeError(f"the function must return activations, one array of floats, not {found}.")
     if found.ndim < 2:
         raise ValueError(
             f"the function must return (..., d) for an example, but returned {found.shape[1:]}."
         )
-    shape = (examples, *found.shape[1:-1])
+    shape = (examples, *found.shape[1:])
     if mask is not None:
-        mask = np.asarray(mask).astype(bool)
-        if mask.shape != shape:
-            raise ValueError(
-                f"mask has the shape {mask.shape}, but the activations without their width have "
-                f"{shape}."
-            )
-    rows = _chunks.kept_rows(mask, batch_size, shape)
-    size = int(np.prod(found.shape, dtype=np.int64)) * found.dtype.itemsize
-    return Chunks(
-        rows,
-        found.shape[-1],
-        _chunks.group_size(buffer_bytes, size, len(rows)),
-        lambda number: run(part(number * batch_size), *shared),
-        lambda number, made: _chunks.flat_rows(np.asarray(made), mask, number * batch_size),
+        mask = _chunks.checked_mask(mask, shape[:-1], "mask", "the activations")
+    return _chunks.of_parts(
+        shape, found.dtype.itemsize, batch_size, mask, buffer_bytes, begin, np.asarray
     )

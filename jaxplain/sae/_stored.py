@@ -80,19 +80,14 @@ def stored(
         )
     kept = None
     if mask is not None:
-        kept = np.asarray(opened.arrays[mask].read().result()).astype(bool)
-        if kept.shape != array.shape[:-1]:
-            raise ValueError(
-                f"{mask} has the shape {kept.shape}, but must have that of {leaf} without its "
-                f"width, {array.shape[:-1]}."
-            )
-    size = chunk * int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.numpy_dtype.itemsize
-    length = array.shape[0]
-    part = lambda number: array[number * chunk : min((number + 1) * chunk, length)]
-    return Chunks(
-        _chunks.kept_rows(kept, chunk, array.shape[:-1]),
-        array.shape[-1],
-        _chunks.group_size(buffer_bytes, size, chunks),
-        lambda number: part(number).read(),
-        lambda number, read: _chunks.flat_rows(np.asarray(read.result()), kept, number * chunk),
+        whole = opened.arrays[mask].read().result()
+        kept = _chunks.checked_mask(whole, array.shape[:-1], mask, leaf)
+    return _chunks.of_parts(
+        array.shape,
+        array.dtype.numpy_dtype.itemsize,
+        chunk,
+        kept,
+        buffer_bytes,
+        lambda part: array[part].read(),
+        lambda read: np.asarray(read.result()),
     )

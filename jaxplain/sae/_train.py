@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxplain import checks
+from jaxplain import checks, store
 from jaxplain.sae import _checkpoints, _ground
 from jaxplain.sae._dictionary import Dictionary, Params
 from jaxplain.sae._source import batches, finite_rows, is_iterator
 from jaxplain.sae._training import State, training
 
 HOPELESS = 10  # steps, none of which was finite
+ROWS = 64  # of the sample, by which a checkpoint knows its activations
 
 
 class Trained(NamedTuple):
@@ -160,7 +161,7 @@ def train(
             steps=steps,
             batch_size=batch_size,
             resample_every=resample_every,
-            activations=None if is_iterator(source) else _checkpoints.fingerprint(sample),
+            activations=None if is_iterator(source) else store.fingerprint(sample, rows=ROWS),
             step=_checkpoints.digest(step, state, dictionary.place(_first(sample, batch_size))),
         )
         saved = _checkpoints.open_folder(checkpoint, about, resume)
